@@ -1,0 +1,216 @@
+"""From image to prediction: what every network of the package is assembled with.
+
+A family's body turns an input tensor into a last feature map; input, head, level markers, the output-stride plan and the
+drop-path schedule are here, once.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import keras
+
+from keras_resnets.layers import AvgPool2D, BlurPool2D, ConvNorm, MaxPool2D
+from keras_resnets.layers.conv import require_channels_last
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """A sentence part for error messages: the nearest of the allowed names, or all of them if few."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "allowed: " + ", ".join(repr(name) for name in names[:20]) + (" …" if len(names) > 20 else "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The hyper-parameters of a network: a table row sets some, a caller's options override them.
+
+    Attributes:
+        drop_path_rate: stochastic depth of the last block; earlier blocks have linearly less, the first one none.
+        dropout_rate: before the classifier.
+        zero_gamma: start every residual branch at zero (He et al., 2019, arXiv 1812.01187, section 3.1).
+        bn_epsilon, bn_momentum: of every batch normalisation, momentum in Keras' sense.
+        bn_synchronized: batch statistics over all replicas of a TensorFlow distribution strategy.
+    """
+
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.0
+    zero_gamma: bool = False
+    bn_epsilon: float = 1e-5
+    bn_momentum: float = 0.9
+    bn_synchronized: bool = False
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, annotation = getattr(self, field.name), field.type
+            if typing.get_origin(annotation) is Literal and value not in typing.get_args(annotation):
+                allowed = ", ".join(repr(choice) for choice in typing.get_args(annotation))
+                raise ValueError(f"{field.name} must be one of {allowed}, not {value!r}")
+        for rate in ("drop_path_rate", "dropout_rate"):
+            if not 0 <= getattr(self, rate) < 1:
+                raise ValueError(f"{rate} must be at least 0 and below 1, not {getattr(self, rate)!r}")
+
+    def replace(self, options: dict[str, Any]) -> "Spec":
+        """This spec with a caller's options; unknown ones raise ValueError with the nearest name."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for option in options:
+            if option not in known:
+                raise ValueError(f"unknown option {option!r}: {nearest(option, known)}")
+        return dataclasses.replace(self, **options)
+
+    @property
+    def norm(self) -> dict[str, Any]:
+        """Keyword arguments of `BatchNorm`."""
+        norm: dict[str, Any] = {"epsilon": self.bn_epsilon, "momentum": self.bn_momentum}
+        return {**norm, "synchronized": True} if self.bn_synchronized else norm
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockPlace:
+    """Where a block stands: its layer name, stride, dilation of its first and its other 3x3, drop-path rate."""
+
+    name: str
+    index: int
+    strides: int
+    first_dilation: int
+    dilation: int
+    drop_path: float
+
+
+def stage_plan(depths: Sequence[int], drop_path_rate: float = 0.0, output_stride: int = 32,
+               stem_stride: int = 4) -> Iterator[list[BlockPlace]]:  # fmt: skip
+    """The blocks of each stage. Every stage but the first halves the map until `output_stride` is reached.
+
+    From then on stages dilate instead: the first block of such a stage keeps the previous dilation, the later ones double
+    it (Yu et al., 2017, arXiv 1705.09914). Weights are the same for every output stride.
+    """
+    blocks_before, stride, dilation = 0, stem_stride, 1
+    for stage, depth in enumerate(depths, start=1):
+        first_dilation, first_strides = dilation, 1
+        if stage > 1 and stride < output_stride:
+            stride, first_strides = stride * 2, 2
+        elif stage > 1:
+            dilation *= 2
+        yield [
+            BlockPlace(
+                name=f"stage{stage}_block{index + 1}",
+                index=index,
+                strides=first_strides if index == 0 else 1,
+                first_dilation=first_dilation if index == 0 else dilation,
+                dilation=dilation,
+                drop_path=drop_path_rate * (blocks_before + index) / max(sum(depths) - 1, 1),
+            )
+            for index in range(depth)
+        ]
+        blocks_before += depth
+
+
+def level(x: Any, name: str) -> Any:
+    """Marks `x` as a feature level, "C1" (stem) to "C5"."""
+    return keras.layers.Identity(name=name)(x)
+
+
+def stem(x: Any, widths: Sequence[int], norm: dict[str, Any]) -> Any:
+    """The first convolutions, halving the map: one 7x7 for a single width, else 3x3 ones (the deep stem of ResNet-C)."""
+    if len(widths) == 1:
+        return ConvNorm(widths[0], 7, 2, activation="relu", norm=norm, name="stem")(x)
+    for i, width in enumerate(widths, start=1):
+        x = ConvNorm(width, 3, 2 if i == 1 else 1, activation="relu", norm=norm, name=f"stem_conv{i}")(x)
+    return x
+
+
+StemPool = Literal["max", "max_ceil", "max_blur", "avg", "conv"]
+
+
+def stem_pool(x: Any, kind: StemPool, norm: dict[str, Any]) -> Any:
+    """Halves the stem's map: "max" pads 1 pixel, "max_ceil" rounds up (Caffe), "max_blur" is anti-aliased, "avg" is a
+    2x2 average, "conv" a strided convolution (ResNet-RS). The input is expected to come from a ReLU."""
+    if kind == "conv":
+        return ConvNorm(x.shape[-1], 3, 2, activation="relu", norm=norm, name="stem_pool")(x)
+    if kind == "avg":
+        return AvgPool2D(2, name="stem_pool")(x)
+    if kind == "max_blur":
+        x = MaxPool2D(3, 1, padding=1, nonnegative=True, name="stem_pool")(x)
+        return BlurPool2D(name="stem_blur")(x)
+    ceil = kind == "max_ceil"
+    return MaxPool2D(3, 2, padding=0 if ceil else 1, ceil_mode=ceil, nonnegative=True, name="stem_pool")(x)
+
+
+@keras.saving.register_keras_serializable("keras_resnets")
+class Network(keras.Model):
+    """A functional `keras.Model` that remembers which table row and which weights it is (through `.keras` files too).
+
+    Attributes:
+        variant: name of the table row, as in `list_models`.
+        weights_tag: tag of the pretrained weights that were loaded, or None.
+    """
+
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        self.variant: str | None = None
+        self.weights_tag: str | None = None
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "variant": self.variant, "weights_tag": self.weights_tag}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Network":
+        config = dict(config)
+        variant, tag = config.pop("variant", None), config.pop("weights_tag", None)
+        network = super().from_config(config, custom_objects=custom_objects)
+        network.variant, network.weights_tag = variant, tag
+        return network
+
+
+def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, input_size: int) -> Any:
+    """The network's input, named "image": `(batch, height, width, channels)`.
+
+    Raises:
+        ValueError: Keras is configured for channels-first images, or `input_shape` is not (height, width, channels).
+    """
+    require_channels_last(keras.config.image_data_format())
+    if input_tensor is not None:
+        if input_shape is not None and tuple(input_tensor.shape[1:]) != tuple(input_shape):
+            raise ValueError(f"input_shape {tuple(input_shape)} contradicts input_tensor of shape {input_tensor.shape}")
+        if len(input_tensor.shape) != 4 or not input_tensor.shape[-1]:
+            raise ValueError(f"input_tensor must be (batch, height, width, channels), not {tuple(input_tensor.shape)}")
+        return input_tensor
+    shape = (input_size, input_size, 3) if input_shape is None else tuple(input_shape)
+    if len(shape) != 3:
+        raise ValueError(f"input_shape must be (height, width, channels), not {shape}")
+    if not all(size is None or (isinstance(size, int) and size > 0) for size in shape) or shape[-1] is None:
+        raise ValueError(f"input_shape must hold positive sizes, None for an unknown height or width; not {shape}")
+    return keras.Input(shape, name="image")
+
+
+Pooling = Literal["avg", "max"] | None
+
+
+def assemble(body: Callable[[Spec, Any], Any], spec: Spec, inputs: Any, *, include_top: bool, pooling: Pooling,
+             classes: int, classifier_activation: str | None, name: str) -> Network:  # fmt: skip
+    """The whole network: body, then global average pool, dropout and classifier, or the pooling asked for.
+
+    Raises:
+        ValueError: `classes` is not positive, or `pooling` or `classifier_activation` is unknown.
+    """
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(f"pooling must be None, 'avg' or 'max', not {pooling!r}")
+    if include_top and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 1):
+        raise ValueError(f"classes must be a positive whole number, not {classes!r}")
+    x = body(spec, inputs)
+    if include_top:
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+        if spec.dropout_rate:
+            x = keras.layers.Dropout(spec.dropout_rate, name="dropout")(x)
+        # Logits and probabilities stay float32 under mixed precision (float64 under that policy).
+        dtype = keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32")
+        x = keras.layers.Dense(classes, activation=classifier_activation, dtype=dtype, name="predictions")(x)
+    elif pooling == "avg":
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+    elif pooling == "max":
+        x = keras.layers.GlobalMaxPooling2D(name="max_pool")(x)
+    return Network(inputs, x, name=name)

@@ -1,0 +1,24 @@
+"""Reusable layers. Each is registered as `keras_resnets>Name` and round-trips through `.keras`."""
+
+from keras_resnets.layers.attention import EfficientChannelAttention, SelectiveKernel, SqueezeExcitation
+from keras_resnets.layers.base import Composite
+from keras_resnets.layers.conv import Conv2D, ConvNorm
+from keras_resnets.layers.norm import BatchNorm, NormAct
+from keras_resnets.layers.pooling import AvgPool2D, BlurPool2D, MaxPool2D
+from keras_resnets.layers.regularization import DropBlock, StochasticDepth
+
+__all__ = [
+    "AvgPool2D",
+    "BatchNorm",
+    "BlurPool2D",
+    "Composite",
+    "Conv2D",
+    "ConvNorm",
+    "DropBlock",
+    "EfficientChannelAttention",
+    "MaxPool2D",
+    "NormAct",
+    "SelectiveKernel",
+    "SqueezeExcitation",
+    "StochasticDepth",
+]

@@ -1,0 +1,80 @@
+"""Batch normalisation with TensorFlow's fused op, and normalisation + activation as one layer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_resnets import ops
+from keras_resnets.layers.base import Composite, Shape, register_layer
+
+
+@register_layer
+class BatchNorm(keras.layers.BatchNormalization):
+    """Batch normalisation over all axes but the last (Ioffe and Szegedy, 2015, arXiv 1502.03167).
+
+    Input and output `(batch, height, width, channels)`. Differs from `keras.layers.BatchNormalization` in two ways: on
+    TensorFlow it uses the fused op (about 20 % of a ResNet-50 train step), and the moving variance follows PyTorch, that
+    is the *unbiased* batch variance (factor n/(n-1)), on every backend. Statistics are float32 at any lower precision.
+
+    Args:
+        epsilon: added to the variance. No default: every network family states its own.
+        momentum: weight of the old moving statistics, Keras' sense (0.9 is PyTorch's 0.1).
+        synchronized: compute the batch statistics over all replicas of a TensorFlow distribution strategy.
+        zero_gamma: start the scale at zero instead of one.
+    """
+
+    def __init__(self, epsilon: float, momentum: float, synchronized: bool = False, zero_gamma: bool = False,
+                 **kwargs: Any) -> None:  # fmt: skip
+        if zero_gamma:
+            kwargs["gamma_initializer"] = "zeros"
+        super().__init__(epsilon=epsilon, momentum=momentum, synchronized=synchronized, **kwargs)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        training = bool(training) and self.trainable
+        if ops.has_fused_batch_norm(x) and not (self.synchronized and training):
+            y, mean, variance = ops.fused_batch_norm(
+                x, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon, training
+            )
+            if training:
+                self._update(mean, variance)
+            return y
+        wide = kops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+        mean, variance = self.moving_mean, self.moving_variance
+        if training:
+            mean, variance = self._moments(wide, None)
+            count = kops.cast(kops.size(x) // x.shape[-1] * ops.replicas_in_sync(), wide.dtype)
+            self._update(mean, variance * (count / kops.maximum(count - 1, 1)))
+        mean, variance, gamma, beta = (kops.cast(v, wide.dtype) for v in (mean, variance, self.gamma, self.beta))
+        y = kops.batch_normalization(wide, mean, variance, -1, beta, gamma, self.epsilon)
+        return kops.cast(y, self.compute_dtype)
+
+    def _update(self, mean: Any, variance: Any) -> None:
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + kops.cast(batch, moving.dtype) * (1.0 - self.momentum))
+
+
+@register_layer
+class NormAct(Composite):
+    """Batch normalisation, then an activation: the pre-activation of ResNet v2. Shape unchanged.
+
+    Args:
+        norm: keyword arguments of `BatchNorm`; "folded" is ignored, there is no convolution before it to fold into.
+        activation: name of a Keras activation, or None.
+    """
+
+    def __init__(self, norm: dict[str, Any], activation: str | None = "relu", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        arguments = {key: value for key, value in norm.items() if key != "folded"}
+        self.norm = BatchNorm(**arguments, name="norm")
+        self.activation = keras.activations.get(activation)
+
+    def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
+        return [[self.norm]]
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def call(self, x: Any) -> Any:
+        return self.activation(self.norm(x))

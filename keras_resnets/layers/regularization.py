@@ -1,0 +1,80 @@
+"""Regularisers that drop structure: stochastic depth and DropBlock."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_resnets.layers.base import Shape, register_layer
+
+
+class _Dropping(keras.layers.Layer):
+    """A layer that is the identity at inference and draws random masks in training."""
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must be at least 0 and below 1, not {rate}")
+        self.rate, self.seed = rate, seed
+        self.seed_generator = keras.random.SeedGenerator(seed) if rate else None
+        self.built = True
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+
+@register_layer
+class StochasticDepth(_Dropping):
+    """Drops a residual branch whole, per sample, in training; the identity at inference.
+
+    Kept samples are divided by the survival probability, so that inference needs no scaling (timm's form; Huang et al.,
+    2016, arXiv 1603.09382, drop per batch and scale at test time: the same in expectation).
+
+    Args:
+        rate: probability that a sample loses the branch, at least 0 and below 1.
+        seed: for reproducible masks.
+    """
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        if not training or not self.rate:
+            return x
+        shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
+        kept = ops.floor(keras.random.uniform(shape, seed=self.seed_generator) + (1 - self.rate))
+        return x * ops.cast(kept / (1 - self.rate), x.dtype)
+
+
+@register_layer
+class DropBlock(_Dropping):
+    """Drops square regions of a feature map in training (Ghiasi et al., 2018, arXiv 1810.12890).
+
+    Input and output `(batch, height, width, channels)`. The mask is independent per sample and channel, blocks lie whole
+    inside the map, and the output is rescaled by the fraction kept: the authors' TPU code.
+
+    Args:
+        rate: probability that a pixel is dropped, at least 0 and below 1.
+        block_size: side of the dropped square in pixels; a map smaller than that is covered by one block.
+        gamma_scale: multiplies the density of block centres.
+        shared_channels: one mask for all channels of a sample, as in timm.
+        seed: for reproducible masks.
+    """
+
+    def __init__(self, rate: float, block_size: int = 7, gamma_scale: float = 1.0, shared_channels: bool = False,
+                 seed: int | None = None, **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(rate, seed, **kwargs)
+        self.block_size, self.gamma_scale, self.shared_channels = block_size, gamma_scale, shared_channels
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        if not training or not self.rate:
+            return x
+        batch, height, width, channels = ops.shape(x)
+        block = min(self.block_size, x.shape[1] or self.block_size, x.shape[2] or self.block_size)
+        rows, columns = height - block + 1, width - block + 1
+        area = ops.cast(height * width, "float32") / ops.cast(rows * columns, "float32")
+        density = self.rate * self.gamma_scale * area / block**2
+        shape = (batch, rows, columns, 1 if self.shared_channels else channels)
+        seeds = ops.cast(keras.random.uniform(shape, seed=self.seed_generator) < density, "float32")
+        margin = (block - 1, block - 1)
+        dropped = ops.max_pool(ops.pad(seeds, ((0, 0), margin, margin, (0, 0))), block, 1, "valid", "channels_last")
+        kept = 1 - dropped
+        scale = kept / ops.maximum(ops.mean(kept), 1e-6)
+        return x * ops.cast(scale, x.dtype)

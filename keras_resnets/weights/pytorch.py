@@ -1,0 +1,123 @@
+"""PyTorch state dictionaries to Keras variables and back, without PyTorch.
+
+A family's rules turn our variable paths into the reference's parameter names; layouts follow from the variables' ranks.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_resnets.assembly import Network
+from keras_resnets.registry import find
+
+_VARIABLE_NAMES = [
+    (r"[/.](kernel|gamma)$", ".weight"),
+    (r"[/.](bias|beta)$", ".bias"),
+    (r"[/.]moving_mean$", ".running_mean"),
+    (r"[/.]moving_variance$", ".running_var"),
+]
+# Keras axes in PyTorch's order, by rank: convolution kernels HWIO to OIHW (and WIO to OIW), dense kernels (in, out) to
+# (out, in).
+_AXES = {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0), 1: (0,)}
+
+
+def _to_torch(value: Any, ndim: int) -> np.ndarray:
+    array = np.transpose(keras.ops.convert_to_numpy(value), _AXES[len(value.shape)])
+    return array.reshape(array.shape + (1,) * (ndim - array.ndim))
+
+
+def _from_torch(value: np.ndarray, variable: keras.Variable) -> np.ndarray:
+    rank = len(variable.shape)
+    return np.transpose(value.reshape(value.shape[:rank]), np.argsort(_AXES[rank]))
+
+
+def pytorch_parameters(model: Network) -> dict[str, tuple[keras.Variable, Callable[[Any], np.ndarray]]]:
+    """Every parameter and running statistic of `model` by its name in the reference's PyTorch state dictionary.
+
+    Args:
+        model: a network of this package.
+
+    Returns:
+        `{name: (variable, to_torch)}`, in the order of the model's variables; `to_torch` turns an array in the variable's
+        layout (its value, its gradient) into PyTorch's layout.
+
+    Raises:
+        ValueError: `model` is not a network of this package, or a form of one that the reference does not have.
+    """
+    if getattr(model, "variant", None) is None:
+        raise ValueError(f"model must be a network made by keras_resnets, not {type(model).__name__} {model.name!r}")
+    rules = find(model.variant).pytorch_names
+    parameters = {}
+    for variable in model.variables:
+        name, ndim = pytorch_name(variable.path, rules), len(variable.shape)
+        if name is None:
+            continue
+        if "/" in name:
+            raise ValueError(f"variable {variable.path!r} has no PyTorch counterpart: {model.variant!r} was built with options "
+                             "that its PyTorch reference does not have")  # fmt: skip
+        if name.endswith("|1x1"):  # a classifier that the reference spells as a 1x1 convolution
+            name, ndim = name.removesuffix("|1x1"), 4
+        parameters[name] = (variable, lambda value, ndim=ndim: _to_torch(value, ndim))
+    return parameters
+
+
+def pytorch_name(path: str, rules: Any) -> str | None:
+    """`path` of a variable after all `rules`; with a slash left in it if they do not cover it. None for random seeds."""
+    if path.endswith("seed_generator_state"):
+        return None
+    for pattern, replacement in (*rules, *_VARIABLE_NAMES):
+        path = re.sub(pattern, replacement, path)
+    return path
+
+
+def load_pytorch_weights(model: Network, source: Mapping[str, np.ndarray] | str | os.PathLike, strict: bool = True) -> None:
+    """Loads a PyTorch state dictionary into `model`.
+
+    Args:
+        model: a network of this package.
+        source: arrays by name in PyTorch's layouts, or the path of a `.safetensors` file.
+        strict: every variable must be given and every array used (`num_batches_tracked` apart); otherwise only wrong
+            shapes are errors.
+
+    Raises:
+        ValueError: names are missing or unexpected, or shapes differ, with a list of them; the file is not a safetensors
+            file. `model` is unchanged then.
+    """
+    state = dict(source) if isinstance(source, Mapping) else _read_safetensors(source)
+    state = {name: np.asarray(array) for name, array in state.items() if not name.endswith("num_batches_tracked")}
+    parameters = pytorch_parameters(model)
+    problems = [
+        f"{name}: shape {state[name].shape}, expected {to_torch(_Shape(variable.shape)).shape}"
+        for name, (variable, to_torch) in parameters.items()
+        if name in state and state[name].shape != to_torch(_Shape(variable.shape)).shape
+    ]
+    if strict:
+        problems += [f"{name}: missing" for name in parameters if name not in state]
+        problems += [f"{name}: unexpected" for name in state if name not in parameters]
+    if problems:
+        listed = "\n  ".join(problems[:30]) + (f"\n  … and {len(problems) - 30} more" if len(problems) > 30 else "")
+        raise ValueError(f"source does not fit {model.variant!r} ({len(problems)} of {len(parameters)} tensors):\n  {listed}")
+    for name, (variable, _) in parameters.items():
+        if name in state:
+            variable.assign(_from_torch(state[name], variable))
+
+
+def _Shape(shape: tuple[int, ...]) -> np.ndarray:
+    """An array of a shape that occupies no memory."""
+    return np.broadcast_to(np.float32(0), shape)
+
+
+def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    import safetensors
+    import safetensors.numpy
+
+    if not os.path.isfile(path):
+        raise ValueError(f"source {os.fspath(path)!r} is not a file")
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"source {os.fspath(path)!r} is not a whole safetensors file: {error}") from error
