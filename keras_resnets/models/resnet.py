@@ -15,9 +15,10 @@ of their own. Where paper and public code differ we follow torchvision and timm.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
-from keras_resnets.assembly import Spec, StemPool, level, stage_plan, stem, stem_pool
+from keras_resnets.assembly import BlockPlace, Spec, StemPool, level, stage_plan, stem, stem_pool
 from keras_resnets.layers import AvgPool2D, BlurPool2D, ConvNorm, EfficientChannelAttention, SqueezeExcitation
 from keras_resnets.layers.attention import round_channels
 from keras_resnets.layers.base import register_layer
@@ -147,32 +148,38 @@ class ResNetSpec(Spec):
 
     @property
     def expansion(self) -> int:
+        """Output channels of a block per channel of its stage's base width."""
         return 4 if self.block == "bottleneck" else 1
 
+    def width(self, stage: int) -> int:
+        """Channels of a bottleneck's 3x3 in stage 0 to 3."""
+        return WIDTHS[stage] * self.base_width // 64 * self.cardinality
 
-def resnet(spec: ResNetSpec, inputs: Any) -> Any:
-    """Stem, four stages of blocks; the body of every network whose ReLU follows the addition."""
+
+def resnet_block(spec: ResNetSpec, stage: int, place: BlockPlace) -> ResidualBlock:
+    """The block at `place` of stage 0 to 3."""
+    filters = WIDTHS[stage] * spec.expansion
+    shared = {
+        "strides": place.strides, "norm": spec.norm, "shortcut": spec.shortcut, "antialias": spec.antialias,
+        "attention": spec.attention, "se_channels": round_channels(filters / spec.se_reduction, spec.se_divisor),
+        "zero_gamma": spec.zero_gamma, "drop_path": place.drop_path, "name": place.name,
+    }  # fmt: skip
+    if spec.block == "basic":
+        return BasicBlock(filters, first_dilation=place.first_dilation, dilation=place.dilation, **shared)
+    width = spec.width(stage)
+    return Bottleneck(
+        filters, width, reduced_width=width // spec.reduce_first, groups=spec.cardinality, dilation=place.first_dilation,
+        stride_in_1x1=spec.stride_in_1x1, shortcut_kernel=spec.shortcut_kernel, **shared,
+    )  # fmt: skip
+
+
+def resnet(spec: ResNetSpec, inputs: Any, make_block: Callable[[Any, int, BlockPlace], Any] = resnet_block) -> Any:
+    """Stem and four stages of blocks; the body of every network whose ReLU follows the addition."""
     x = level(stem(inputs, spec.stem, spec.norm), "C1")
     x = stem_pool(x, spec.stem_pool, spec.norm)
     for stage, places in enumerate(stage_plan(spec.depths, spec.drop_path_rate, spec.output_stride)):
-        filters = WIDTHS[stage] * spec.expansion
-        shared = {
-            "norm": spec.norm, "shortcut": spec.shortcut, "antialias": spec.antialias, "zero_gamma": spec.zero_gamma,
-            "attention": spec.attention,
-            "se_channels": round_channels(filters / spec.se_reduction, spec.se_divisor),
-        }  # fmt: skip
-        if spec.block == "bottleneck":
-            width = WIDTHS[stage] * spec.base_width // 64 * spec.cardinality
-            shared |= {
-                "width": width, "reduced_width": width // spec.reduce_first, "groups": spec.cardinality,
-                "stride_in_1x1": spec.stride_in_1x1, "shortcut_kernel": spec.shortcut_kernel,
-            }  # fmt: skip
         for place in places:
-            arguments = {**shared, "strides": place.strides, "drop_path": place.drop_path, "name": place.name}
-            if spec.block == "basic":
-                x = BasicBlock(filters, first_dilation=place.first_dilation, dilation=place.dilation, **arguments)(x)
-            else:
-                x = Bottleneck(filters, dilation=place.first_dilation, **arguments)(x)
+            x = make_block(spec, stage, place)(x)
         x = level(x, f"C{stage + 2}")
     return x
 

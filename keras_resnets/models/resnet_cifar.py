@@ -3,17 +3,16 @@
 A 3x3 convolution of 16 channels, three stages of `n` basic blocks with 16, 32 and 64 channels, `6n + 2` layers in all.
 Shortcuts that change the shape are the paper's option A: every second pixel, zero channels appended at the *end*, as in
 fb.resnet.torch; some ports put half of them before, which needs permuted weights. `plain*` rows have no shortcuts.
-
-The same builder makes ResNeXt-29 for 32x32 images from bottlenecks (see resnext.py).
 """
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
-from keras_resnets.assembly import Spec, level, stage_plan
+from keras_resnets.assembly import BlockPlace, Spec, level, stage_plan
 from keras_resnets.layers import ConvNorm
-from keras_resnets.layers.residual import ShortcutKind
-from keras_resnets.models.resnet import RESNET, BasicBlock, Bottleneck
+from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
+from keras_resnets.models.resnet import RESNET, BasicBlock
 from keras_resnets.registry import Variant, register
 
 
@@ -22,38 +21,31 @@ class CifarResNetSpec(Spec):
     """A row of the CIFAR tables.
 
     Attributes:
-        block: "basic" or "bottleneck" (four times as many output channels).
         depth: blocks per stage.
-        widths: base width of each stage; the first one is the stem's.
+        widths: of the stages; the first one is the stem's.
         shortcut: "A", "B", "C" or "none" (a plain network).
-        cardinality, base_width: groups of a bottleneck's 3x3 and channels per group when the stage's base width is 64.
     """
 
-    block: Literal["basic", "bottleneck"] = "basic"
     depth: int
     widths: tuple[int, int, int] = (16, 32, 64)
     shortcut: ShortcutKind = "A"
-    cardinality: int = 1
-    base_width: int = 64
 
 
-def resnet_cifar(spec: CifarResNetSpec, inputs: Any) -> Any:
-    """A 3x3 stem and three stages; strides 1, 2, 4."""
-    x = ConvNorm(spec.widths[0], 3, activation="relu", norm=spec.norm, name="stem")(inputs)
-    x = level(x, "C1")
-    plan = stage_plan([spec.depth] * 3, spec.drop_path_rate, stem_stride=1)
-    for stage, (places, width) in enumerate(zip(plan, spec.widths, strict=True), start=2):
+def resnet_cifar_block(spec: CifarResNetSpec, stage: int, place: BlockPlace) -> ResidualBlock:
+    """The block at `place` of stage 0 to 2."""
+    return BasicBlock(
+        spec.widths[stage], place.strides, norm=spec.norm, shortcut=spec.shortcut, drop_path=place.drop_path,
+        zero_gamma=spec.zero_gamma, name=place.name,
+    )  # fmt: skip
+
+
+def resnet_cifar(spec: Any, inputs: Any, make_block: Callable[[Any, int, BlockPlace], Any] = resnet_cifar_block) -> Any:
+    """A 3x3 stem and three stages of blocks, at strides 1, 2 and 4."""
+    x = level(ConvNorm(spec.widths[0], 3, activation="relu", norm=spec.norm, name="stem")(inputs), "C1")
+    for stage, places in enumerate(stage_plan([spec.depth] * 3, spec.drop_path_rate, stem_stride=1)):
         for place in places:
-            shared = {
-                "strides": place.strides, "norm": spec.norm, "shortcut": spec.shortcut, "drop_path": place.drop_path,
-                "zero_gamma": spec.zero_gamma, "name": place.name,
-            }  # fmt: skip
-            if spec.block == "basic":
-                x = BasicBlock(width, **shared)(x)
-            else:
-                grouped = width * spec.base_width // 64 * spec.cardinality
-                x = Bottleneck(4 * width, grouped, groups=spec.cardinality, **shared)(x)
-        x = level(x, f"C{stage}")
+            x = make_block(spec, stage, place)(x)
+        x = level(x, f"C{stage + 2}")
     return x
 
 
