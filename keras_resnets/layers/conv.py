@@ -51,6 +51,14 @@ class Conv2D(keras.layers.Conv2D):
         return (input_shape[0], *size, self.filters)
 
 
+def bare_conv(filters: int, kernel_size: int, strides: int = 1, *, dilation: int = 1, zero: bool = False,
+              name: str | None = None) -> Conv2D:  # fmt: skip
+    """A symmetrically padded convolution without bias and normalisation; `zero` starts its kernel at zero."""
+    initializer = "zeros" if zero else he_fan_out()
+    return Conv2D(filters, kernel_size, strides, "symmetric", dilation, use_bias=False, kernel_initializer=initializer,
+                  name=name)  # fmt: skip
+
+
 def require_channels_last(data_format: str) -> None:
     """Raises ValueError for any data format but "channels_last"."""
     if data_format != "channels_last":

@@ -7,11 +7,11 @@ import keras
 from keras import ops as kops
 
 from keras_resnets.layers.base import Composite, Shape, chain, register_layer
-from keras_resnets.layers.conv import ConvNorm
-from keras_resnets.layers.pooling import AvgPool2D
+from keras_resnets.layers.conv import ConvNorm, bare_conv
+from keras_resnets.layers.pooling import AvgPool2D, MaxPool2D
 from keras_resnets.layers.regularization import StochasticDepth
 
-ShortcutKind = Literal["A", "B", "C", "D", "none"]
+ShortcutKind = Literal["A", "B", "C", "D", "P", "none"]
 
 
 @register_layer
@@ -36,29 +36,37 @@ class PadShortcut(keras.layers.Layer):
         return (batch, *half, self.filters)
 
 
-def shortcut_layers(kind: ShortcutKind, channels: int, filters: int, strides: int, norm: dict[str, Any],
+def shortcut_layers(kind: ShortcutKind, channels: int, filters: int, strides: int, norm: dict[str, Any] | None,
                     kernel_size: int = 1) -> list[keras.layers.Layer]:  # fmt: skip
     """The layers of a shortcut from `channels` to `filters`; none of them is the identity.
 
     Args:
         kind: "A" zero-padded identity, "B" projection where the shape changes, "C" projection always, "D" as "B" with
-            the stride in a 2x2 average pool before the projection (ResNet-D).
+            the stride in a 2x2 average pool before the projection (ResNet-D), "P" as "B" but every `strides`-th pixel of
+            the identity where only the size changes (keras.applications' v2).
+        norm: keyword arguments of `BatchNorm` for the projection; None for a bare convolution.
         kernel_size: of a strided projection (3 in SENet-154); others are 1x1.
     """
     if kind == "none" or (strides == 1 and channels == filters and kind != "C"):
         return []
     if kind == "A":
         return [PadShortcut(filters, strides, name="shortcut")]
+    if kind == "P" and channels == filters:
+        return [MaxPool2D(1, strides, name="shortcut")]
     layers: list[keras.layers.Layer] = []
     if kind == "D" and strides > 1:
         layers.append(AvgPool2D(2, strides, ceil_mode=True, count_include_pad=False, name="shortcut_pool"))
         strides = 1
-    layers.append(ConvNorm(filters, kernel_size if strides > 1 else 1, strides, norm=norm, name="shortcut"))
+    size = kernel_size if strides > 1 else 1
+    if norm is None:
+        layers.append(bare_conv(filters, size, strides, name="shortcut"))
+    else:
+        layers.append(ConvNorm(filters, size, strides, norm=norm, name="shortcut"))
     return layers
 
 
 class ResidualBlock(Composite):
-    """`activation(branch(x) + shortcut(x))`: what every residual block of the package is.
+    """`ReLU(branch(x) + shortcut(x))`: what every residual block of the package is.
 
     A subclass fills `self.branch`, a chain of layers, in its `__init__`. The shortcut is made when the input's channels
     are known.
@@ -72,7 +80,9 @@ class ResidualBlock(Composite):
         shortcut_kernel: size of a strided projection.
     """
 
-    def __init__(self, filters: int, strides: int, shortcut: ShortcutKind, norm: dict[str, Any], drop_path: float,
+    activation_after = True  # subclasses with pre-activation leave the sum as it is
+
+    def __init__(self, filters: int, strides: int, shortcut: ShortcutKind, norm: dict[str, Any] | None, drop_path: float,
                  shortcut_kernel: int = 1, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.shortcut_arguments = (shortcut, filters, strides, norm, shortcut_kernel)
@@ -92,4 +102,4 @@ class ResidualBlock(Composite):
         y = chain(self.branch, x)
         if self.shortcut_arguments[0] != "none":
             y = self.drop_path(y) + chain(self.shortcut, x)
-        return kops.relu(y)
+        return kops.relu(y) if self.activation_after else y

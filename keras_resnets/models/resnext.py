@@ -21,9 +21,9 @@ import keras
 from keras import ops
 
 from keras_resnets.assembly import BlockPlace, Spec
-from keras_resnets.layers import Composite, Conv2D, ConvNorm, NormAct
+from keras_resnets.layers import Composite, ConvNorm, NormAct
 from keras_resnets.layers.base import Shape, chain, register_layer
-from keras_resnets.layers.conv import he_fan_out
+from keras_resnets.layers.conv import bare_conv
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
 from keras_resnets.models.resnet import (
     DEEP,
@@ -70,8 +70,7 @@ class SplitTransform(Composite):
         ]
         if filters:
             for i, path in enumerate(self.paths):
-                last = Conv2D(filters, 1, use_bias=False, kernel_initializer=he_fan_out(), name=f"path{i}_conv3")
-                path.append(last)
+                path.append(bare_conv(filters, 1, name=f"path{i}_conv3"))
 
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return self.paths
