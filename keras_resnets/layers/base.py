@@ -33,8 +33,8 @@ class Composite(keras.layers.Layer):
     def build_chain(self, layers: Sequence[keras.layers.Layer], shape: Shape) -> Shape:
         """Builds `layers` one after the other from `shape` on; returns the last one's output shape."""
         for layer in layers:
+            layer.dtype_policy = self.dtype_policy
             if not layer.built:
-                layer.dtype_policy = self.dtype_policy
                 layer.build(tuple(shape))
             shape = layer.compute_output_shape(tuple(shape))
         return shape

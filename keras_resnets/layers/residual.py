@@ -96,6 +96,7 @@ class ResidualBlock(Composite):
     def build(self, input_shape: Shape) -> None:
         kind, *arguments = self.shortcut_arguments
         self.shortcut = shortcut_layers(kind, input_shape[-1], *arguments)
+        self.drop_path.dtype_policy = self.dtype_policy
         super().build(input_shape)
 
     def call(self, x: Any) -> Any:
