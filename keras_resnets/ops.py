@@ -6,7 +6,8 @@ means in PyTorch, Caffe and MXNet; the TensorFlow word "same" appears only where
 On the TensorFlow backend a grouped convolution runs as the native grouped op (oneDNN), hundreds of times faster on a CPU
 than ``keras.ops.conv``, which wraps it in an XLA-compiled function. Where the native *gradient* does not exist (oneDNN off,
 float16 or float64 on a CPU, XLA on a CPU) the convolution is cut into chunks of groups, each a dense convolution with a
-block-diagonal kernel. The other backends use their own grouped convolution through ``keras.ops``.
+block-diagonal kernel; a dilated convolution, which has no gradient there either, goes through TensorFlow's space-to-batch
+form. The other backends use their own convolutions through ``keras.ops``.
 """
 
 import contextlib
@@ -168,26 +169,30 @@ def conv2d(
     x, mode = _pad_unless_same(x, kernel.shape[:2], strides, dilation, padding)
     if _BACKEND != "tensorflow":
         return ops.conv(x, kernel, strides, mode, "channels_last", dilation)
-    if groups > 1 and not _native_groups_work(x):
+    grouped, dilated = groups > 1, max(dilation) > 1
+    if not (grouped or dilated) or _native_conv_works(x, grouped, dilated):
+        return tf.nn.conv2d(x, kernel, strides, mode.upper(), dilations=dilation)
+    if grouped:
         return _chunked_conv2d(x, kernel, strides, mode, dilation, groups)
-    return tf.nn.conv2d(x, kernel, strides, mode.upper(), dilations=dilation)
+    return tf.nn.convolution(x, kernel, strides, mode.upper(), dilations=dilation)  # through space-to-batch
 
 
-def _native_groups_work(x: Any) -> bool:
-    """Whether the native grouped convolution can be used (and differentiated, unless exporting) where `x` will be computed."""
+def _native_conv_works(x: Any, grouped: bool, dilated: bool) -> bool:
+    """Whether the native convolution can be used (and differentiated, unless exporting) where `x` will be computed."""
     if _export_depth or xla_has_fast_groups():
         return True
     if not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return False  # XLA on a CPU: correct but several hundred times slower
-    return _native_grouped_gradient_works(x.dtype.name)
+        return not grouped  # grouped under XLA on a CPU: correct but several hundred times slower
+    return _native_gradient_works(x.dtype.name, grouped, dilated)
 
 
 @functools.cache
-def _native_grouped_gradient_works(dtype: str) -> bool:
+def _native_gradient_works(dtype: str, grouped: bool, dilated: bool) -> bool:
     """Tries the gradient once: it exists for float32 and bfloat16 on x86-64 Linux with oneDNN on, and may elsewhere."""
     with tf.init_scope():  # which also stops gradient tapes, so the two gradient ops are called by hand
-        x, kernel = tf.ones((1, 8, 8, 32), dtype), tf.ones((3, 3, 4, 32), dtype)
-        window = {"strides": [1, 1, 1, 1], "padding": "SAME", "out_backprop": x}
+        x, kernel = tf.ones((1, 8, 8, 32), dtype), tf.ones((3, 3, 4 if grouped else 32, 32), dtype)
+        dilations = [1, 2, 2, 1] if dilated else [1, 1, 1, 1]
+        window = {"strides": [1, 1, 1, 1], "padding": "SAME", "dilations": dilations, "out_backprop": x}
         try:
             tf.raw_ops.Conv2DBackpropInput(input_sizes=x.shape, filter=kernel, **window)
             tf.raw_ops.Conv2DBackpropFilter(input=x, filter_sizes=kernel.shape, **window)
@@ -208,7 +213,7 @@ def _chunked_conv2d(x: Any, kernel: Any, strides: Any, mode: str, dilation: Any,
     blocks = tf.einsum("hwcnpf,pq->nhwpcqf", blocks, tf.eye(per_chunk, dtype=kernel.dtype))
     blocks = tf.reshape(blocks, (chunks, height, width, per_chunk * channels, per_chunk * filters))
     parts = [
-        tf.nn.conv2d(part, block, strides, mode.upper(), dilations=dilation)
+        conv2d(part, block, strides, NO_PADDING if mode == "valid" else "same", dilation)
         for part, block in zip(tf.split(x, chunks, axis=-1), tf.unstack(blocks), strict=True)
     ]
     return tf.concat(parts, axis=-1)

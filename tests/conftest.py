@@ -1,0 +1,36 @@
+"""What every test of the package shares: the quiet environment, markers, precision fixtures."""
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if (
+    "PYTEST_XDIST_WORKER_COUNT" in os.environ
+):  # several processes share the cores: a thread pool each only gets in the way
+    for variable in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+import keras
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: long checks that `make test` leaves to `make test-all`")
+
+
+@pytest.fixture(autouse=True)
+def _keras_state() -> Iterator[None]:
+    """Whatever a test changes in Keras' configuration is undone after it."""
+    policy, floatx, data_format = keras.config.dtype_policy(), keras.config.floatx(), keras.config.image_data_format()
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(data_format)
+
+
+@pytest.fixture
+def float64() -> None:
+    """The test runs under Keras' float64 policy."""
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")

@@ -1,0 +1,254 @@
+"""Reference values: the rule that generates weights, inputs and losses from names, the stored arrays, and distances.
+
+See golden/README.md. Nothing here is computed by the package, except what `train_step` runs for comparison.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+import re
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_resnets as kr
+
+FOLDER = pathlib.Path(__file__).parent / "golden"
+MANIFEST = json.loads((FOLDER / "manifest.json").read_text("utf-8"))
+ENTRIES = {row["id"]: row for row in MANIFEST["entries"]}
+OPS = {row["id"]: row for row in MANIFEST["ops"]}
+
+
+def generator(key: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
+
+
+def weight(name: str, shape: tuple[int, ...], key: str | None = None) -> np.ndarray:
+    """The value of a parameter or running statistic by its PyTorch name, in the PyTorch shape.
+
+    The factors are Python floats, so that products are formed in single precision.
+    """
+    z = generator(key or name).standard_normal(shape, dtype=np.float32)
+    if name.endswith("running_mean"):
+        value = 0.1 * z
+    elif name.endswith("running_var"):
+        value = 1 + 0.1 * np.abs(z)
+    elif len(shape) >= 3:
+        value = z * math.sqrt(2 / int(np.prod(shape[1:])))
+    elif len(shape) == 2:
+        value = z * math.sqrt(1 / shape[1])
+    elif name.endswith("weight"):
+        value = 1 + 0.1 * z
+    else:
+        value = 0.1 * z
+    return value.astype(np.float32)
+
+
+def distance(value: Any, reference: np.ndarray) -> float:
+    """The largest difference, relative to the reference's largest magnitude."""
+    return float(np.abs(np.asarray(value, np.float64) - reference).max() / np.abs(reference).max())
+
+
+def largest_relative(value: np.ndarray, reference: np.ndarray, floor: float = 0.0) -> float:
+    """The largest relative difference of single values; references count as at least `floor`."""
+    return float((np.abs(value - reference) / np.maximum(np.abs(reference), floor)).max())
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """One entry: its row of the manifest and its arrays."""
+
+    row: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def network(self) -> str:
+        return self.row["id"].split("@")[0]
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of the state dictionary by name, in its order, without the batch counters."""
+        texts = zip(self.arrays["sd_names"], self.arrays["sd_shapes"], strict=True)
+        shapes = {str(name): tuple(int(size) for size in text.split(",") if size) for name, text in texts}
+        return {name: shape for name, shape in shapes.items() if not name.endswith("num_batches_tracked")}
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: weight(name, shape) for name, shape in self.shapes.items()}
+
+    def input(self, dtype: str) -> np.ndarray:
+        shape = (self.row["B"], self.row["H"], self.row["W"], 3)
+        return generator(f"input:{self.row['id']}").standard_normal(shape, dtype=np.float32).astype(dtype)
+
+    def loss_weights(self, dtype: str) -> np.ndarray:
+        """The loss is `sum(logits * loss_weights)`."""
+        shape = (self.row["B"], self.row["classes"])
+        weights = generator(f"loss:{self.row['id']}").standard_normal(shape, dtype=np.float32)
+        return weights.astype(dtype) / self.row["B"]
+
+    def build(self, **options: Any) -> kr.assembly.Network:
+        """The network in logits form on the entry's input size, with the rule's weights."""
+        shape = (self.row["H"], self.row["W"], 3)
+        model = kr.create_model(self.network, classifier_activation=None, input_shape=shape, **options)
+        kr.load_pytorch_weights(model, self.state())
+        return model
+
+
+def load(entry: str) -> Golden:
+    with np.load(FOLDER / f"{entry}.npz") as arrays:
+        return Golden(ENTRIES[entry], dict(arrays))
+
+
+def limits(row: dict[str, Any], dtype: str) -> dict[str, float]:
+    """The recommended limits by kind of quantity: rounding of the reference times 20, but at least a floor.
+
+    Running statistics come out of the training-mode forward pass and share its limit in single precision.
+    """
+    if dtype == "float64":
+        return {"eval": 1e-8, "train": 1e-6, "grad": 1e-5, "stats": 1e-6}
+    noise = row["noise_floor"]
+    train = max(1e-4, 20 * noise["train"])
+    return {
+        "eval": max(2e-5, 20 * noise["eval"]),
+        "train": train,
+        "grad": max(1e-3, 20 * noise["grad"]),
+        "stats": train,
+    }
+
+
+def eval_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:
+    """Distances of inference-mode logits and stage features; a feature's are in units of its standard deviation."""
+    arrays = golden.arrays
+    names = [str(name) for name in arrays["feat_names"]]
+    taps = keras.Model(model.input, [*(_feature_tensor(model, name) for name in names), model.output])
+    *features, logits = (keras.ops.convert_to_numpy(y) for y in taps(golden.input(dtype), training=False))
+    distances = {}
+    for i, (name, feature) in enumerate(zip(names, features, strict=True)):
+        assert feature.shape == tuple(arrays["feat_shapes"][i]), name
+        feature = feature.astype(np.float64)
+        mine = np.r_[feature.mean(), feature.std(), feature.ravel()[:32], feature.ravel()[-32:]]
+        stored = (arrays[f"feat_{kind}"][i] for kind in ("mean", "std", "first32", "last32"))
+        distances[f"eval: feature {name}"] = float(np.abs(mine - np.r_[tuple(stored)]).max() / arrays["feat_std"][i])
+    return {**distances, "eval: logits": distance(logits, arrays["eval_logits_f64"])}
+
+
+# The reference's names of tapped modules. timm taps pre-activation networks at the bare stem, the raw sums of the stages and
+# the last norm; CIFAR stems are tapped before their ReLU.
+_STAGE_NAMES = {"layer": 0, "stage_": 0, "stages.": 1}
+
+
+def _feature_tensor(model: keras.Model, name: str) -> Any:
+    """The symbolic output of what the reference calls `name`."""
+    if name == "act1":
+        return model.get_layer("C1").output
+    if name in ("norm", "relu"):
+        return model.get_layer("avg_pool").input
+    if name in ("bn1", "bn_1"):
+        stem = model.get_layer("stem")
+        return stem.norm(stem.conv(model.input))
+    prefix = "stem"
+    if match := re.fullmatch(r"(layer|stage_|stages\.)(\d)", name):
+        prefix = f"stage{int(match[2]) + _STAGE_NAMES[match[1]]}_block"
+    return [layer for layer in model.layers if layer.name.startswith(prefix)][-1].output
+
+
+def train_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:
+    """Distances of training-mode logits, gradient norms and the running statistics that one pass leaves behind.
+
+    Changes the model's running statistics.
+    """
+    arrays, parameters = golden.arrays, kr.pytorch_parameters(model)
+    step = train_step(model, golden.input(dtype), golden.loss_weights(dtype))
+
+    def norms(names: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
+        return np.array([np.linalg.norm(values[parameters[str(name)][0].path].astype(np.float64)) for name in names])
+
+    gradients = norms(arrays["param_names"], step.gradients)
+    input_gradient = np.linalg.norm(step.input_gradient.astype(np.float64))
+    statistics = norms(arrays["stat_names"], step.after)
+    return {
+        "train: logits": distance(step.logits, arrays["train_logits_f64"]),
+        "grad: parameters": distance(gradients, arrays["grad_norms_f64"]),
+        "grad: input": distance(input_gradient, arrays["input_grad_norm_f64"]),
+        "stats: after training": largest_relative(statistics, arrays["stat_norms_after_train_f64"]),
+    }
+
+
+def assert_within(distances: dict[str, float], limits: dict[str, float]) -> None:
+    """Fails with every distance and its limit, in the order of computation: the first one too large tells the stage."""
+    rows = [(name, value, limits[name.split(":")[0]]) for name, value in distances.items()]
+    # Written so that NaN is too large.
+    report = [
+        f"{name} {value:.1e} {'within' if value <= limit else 'EXCEEDS'} {limit:.1e}" for name, value, limit in rows
+    ]
+    assert all(value <= limit for _, value, limit in rows), "\n".join(report)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One training-mode pass: logits, gradients of the loss by variable path and for the input, and the variables' values
+    that the pass leaves behind by path."""
+
+    logits: np.ndarray
+    gradients: dict[str, np.ndarray]
+    input_gradient: np.ndarray
+    after: dict[str, np.ndarray]
+
+
+def train_step(model: keras.Model, x: np.ndarray, loss_weights: np.ndarray) -> Step:
+    """Gradients of `sum(output * loss_weights)` in training mode, by whichever means the backend has."""
+    backend = {"tensorflow": _tensorflow_step, "jax": _jax_step, "torch": _torch_step}[keras.backend.backend()]
+    logits, gradients, input_gradient, after = backend(model, x, loss_weights)
+    arrays = [keras.ops.convert_to_numpy(gradient) for gradient in gradients]
+    paths = [variable.path for variable in model.trainable_variables]
+    return Step(
+        logits=keras.ops.convert_to_numpy(logits),
+        gradients=dict(zip(paths, arrays, strict=True)),
+        input_gradient=keras.ops.convert_to_numpy(input_gradient),
+        after={
+            v.path: keras.ops.convert_to_numpy(a) for v, a in zip(model.non_trainable_variables, after, strict=True)
+        },
+    )
+
+
+def _tensorflow_step(model: keras.Model, x: np.ndarray, loss_weights: np.ndarray) -> Any:
+    import tensorflow as tf
+
+    @tf.function
+    def step(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            logits = model(x, training=True)
+            loss = tf.reduce_sum(logits * loss_weights)
+        return logits, tape.gradient(loss, [x, *(v.value for v in model.trainable_variables)])
+
+    logits, (input_gradient, *gradients) = step(tf.convert_to_tensor(x))
+    return logits, gradients, input_gradient, [v.value for v in model.non_trainable_variables]
+
+
+def _jax_step(model: keras.Model, x: np.ndarray, loss_weights: np.ndarray) -> Any:
+    import jax
+
+    constant = [v.value for v in model.non_trainable_variables]
+
+    def loss(x: Any, trainable: Any) -> Any:
+        logits, after = model.stateless_call(trainable, constant, x, training=True)
+        return (logits * loss_weights).sum(), (logits, after)
+
+    trainable = [v.value for v in model.trainable_variables]
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    (input_gradient, gradients), (logits, after) = gradient(x, trainable)
+    return logits, gradients, input_gradient, after
+
+
+def _torch_step(model: keras.Model, x: np.ndarray, loss_weights: np.ndarray) -> Any:
+    import torch
+
+    inputs = torch.tensor(x, requires_grad=True)
+    logits = model(inputs, training=True)
+    (logits * torch.tensor(loss_weights)).sum().backward()
+    gradients = [v.value.grad for v in model.trainable_variables]
+    return logits.detach(), gradients, inputs.grad, [v.value for v in model.non_trainable_variables]
