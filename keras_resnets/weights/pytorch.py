@@ -87,7 +87,7 @@ def load_pytorch_weights(model: Network, source: Mapping[str, np.ndarray] | str 
         ValueError: names are missing or unexpected, or shapes differ, with a list of them; the file is not a safetensors
             file. `model` is unchanged then.
     """
-    state = dict(source) if isinstance(source, Mapping) else _read_safetensors(source)
+    state = dict(source) if isinstance(source, Mapping) else read_safetensors(source)
     state = {name: np.asarray(array) for name, array in state.items() if not name.endswith("num_batches_tracked")}
     parameters = pytorch_parameters(model)
     problems = [
@@ -111,7 +111,8 @@ def _Shape(shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def _read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a `.safetensors` file by name; ValueError if it is not a whole one."""
     import safetensors
     import safetensors.numpy
 

@@ -1,0 +1,183 @@
+"""The command `keras-resnets`: list, info, predict, export."""
+
+import argparse
+import dataclasses
+import json
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import keras
+import numpy as np
+
+from keras_resnets.assembly import Network
+from keras_resnets.preprocessing import decode_predictions, expected_input, load_image, preprocess_input
+from keras_resnets.registry import create_model, find, list_models, model_info
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that answers bad usage as the commands answer bad input: one line, exit code 1."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; `arguments` are the process's by default. Returns the exit code, 1 after a line that says what is wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"keras-resnets: error: {textwrap.shorten(str(error), 500, placeholder=' …')}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130  # as shells report an interrupt
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="keras-resnets", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run: Any, description: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(run.__name__.strip("_"), help=description, description=description)
+        added.set_defaults(command=run)
+        added.add_argument("--json", action="store_true", help="print JSON instead of tables")
+        return added
+
+    listing = command(_list, "Tabulate the networks.")
+    listing.add_argument("pattern", nargs="?", default="*", help="names to show, such as 'resnext*'")
+    listing.add_argument("--family", help="only that family")
+    listing.add_argument("--pretrained", action="store_true", help="only networks with published weights")
+
+    info = command(_info, "Show the facts about a network and its published weights.")
+    info.add_argument("name")
+
+    predict = command(_predict, "Name what is in image files.")
+    predict.add_argument("images", nargs="+", metavar="IMAGE")
+    predict.add_argument("--model", default="resnet20_cifar", help="network or .keras file (default: %(default)s, digits)")
+    predict.add_argument("--weights", help="tag or file of weights (default: the network's first)")
+    predict.add_argument("--top", type=int, help="classes per image (default: 5, or all of fewer)")
+
+    exporting = command(_export, "Write a network for another runtime, with a proof that it computes the same.")
+    exporting.add_argument("model", help="network or .keras file")
+    exporting.add_argument("path", help="file or folder to write")
+    exporting.add_argument("--format", choices=("saved_model", "tflite", "onnx"), default="saved_model")
+    exporting.add_argument("--weights", help="tag or file of weights, or 'none' for random ones (default: the network's first)")
+    return parser
+
+
+def _list(options: argparse.Namespace) -> None:
+    names = list_models(options.pattern, options.family, options.pretrained)
+    if not names:
+        raise ValueError(f"no network matches {options.pattern!r}" + (" among those asked for" if options.family else ""))
+    infos = [model_info(name) for name in names]
+    if options.json:
+        return _print_json([dataclasses.asdict(info) for info in infos])
+    columns = ("name", "family", "params (M)", "GMACs", "input", "weights")
+    rows = [
+        (info.name, info.family, f"{info.params / 1e6:.2f}", f"{info.gmacs:.2f}", str(info.input_size), ", ".join(info.weights))
+        for info in infos
+    ]
+    _print_table(columns, rows, numbers=("params (M)", "GMACs", "input"))
+
+
+def _info(options: argparse.Namespace) -> None:
+    info = model_info(options.name)
+    if options.json:
+        return _print_json(dataclasses.asdict(info))
+    facts = [
+        ("name", info.name),
+        ("family", info.family),
+        ("builder", f"keras_resnets.{info.builder}"),
+        ("paper", info.paper),
+        ("parameters", f"{info.params:,}"),
+        ("GMACs", f"{info.gmacs:.3f}"),
+        ("input", f"{info.input_size} x {info.input_size}"),
+        ("weights", ", ".join(info.weights) or "none published"),
+    ]
+    _print_table(("", ""), facts)
+    if info.weights:
+        columns = ("weights", "top-1", "top-5", "input", "classes", "licence", "source")
+        rows = [
+            (w.tag, *("" if top is None else f"{top:.2f}" for top in (w.top1, w.top5)), str(w.input_size), str(w.classes), w.licence,
+             w.source)
+            for w in info.weights.values()
+        ]  # fmt: skip
+        _print_table(columns, rows, numbers=("top-1", "top-5", "input", "classes"))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    network = _open(options.model, options.weights)
+    if not isinstance(network, Network):
+        raise ValueError(f"model {options.model!r} is not a network of this package: its preprocessing is unknown")
+    size = network.input_shape[1] or expected_input(network).input_size
+    entry = dataclasses.replace(expected_input(network), input_size=size)
+    images = np.stack([load_image(path, entry) for path in options.images])
+    probabilities = network.predict(preprocess_input(images, network), verbose=0)
+    classes = probabilities.shape[-1]
+    labels = "digits" if network.weights_tag == "digits" else None if classes == 1000 else [f"class {i}" for i in range(classes)]
+    predictions = decode_predictions(probabilities, min(5, classes) if options.top is None else options.top, labels)
+    if options.json:
+        keys = ("synset", "label", "score")
+        return _print_json([
+            {"image": path, "predictions": [dict(zip(keys, best, strict=True)) for best in ranking]}
+            for path, ranking in zip(options.images, predictions, strict=True)
+        ])  # fmt: skip
+    rows = [
+        (path if place == 0 else "", label, f"{score:.4f}", synset)
+        for path, ranking in zip(options.images, predictions, strict=True)
+        for place, (synset, label, score) in enumerate(ranking)
+    ]
+    _print_table(("image", "class", "score", "synset"), rows, numbers=("score",))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from keras_resnets.export import export
+
+    report = export(_open(options.model, options.weights), options.path, format=options.format)
+    if options.json:
+        return _print_json(dataclasses.asdict(report))
+    print(report)
+
+
+def _open(name: str, weights: str | None) -> keras.Model:
+    """A network by its name, with the weights asked for or its first ones, never random ones unasked; or a `.keras` file."""
+    if name.endswith(".keras"):
+        if weights is not None:
+            raise ValueError(f"weights {weights!r} cannot be chosen for {name!r}, a file that has its own")
+        if not Path(name).is_file():
+            raise ValueError(f"model {name!r} is not a file")
+        return keras.saving.load_model(name)
+    if weights == "none":
+        return create_model(name)
+    published = find(name).weights
+    tag = weights or next(iter(published), None)
+    if tag is None:
+        raise ValueError(f"{name!r} has no published weights: give --weights the path of a .safetensors or .weights.h5 file")
+    size = published[tag].input_size if tag in published else None
+    return create_model(name, weights=tag, input_shape=(size, size, 3) if size else None)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_header=any(columns))
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    # In a pipe every row is one line, however long.
+    Console(width=None if sys.stdout.isatty() else 400, highlight=False, markup=False).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
