@@ -1,0 +1,133 @@
+"""Networks that compute the same function in different forms, and how to carry weights between them.
+
+Each function takes a `source` and a `target` model, assigns the target's variables, and leaves the source alone; afterwards
+the two agree up to the order of floating-point sums, in inference and in training.
+"""
+
+import re
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+
+from keras_resnets.assembly import Network
+
+_BRANCH = re.compile(r"(?P<block>.+)/transforms/path\d+_(?P<layer>conv\d)/(?P<rest>.+)")
+
+
+def carry_form(source: Network, target: Network) -> None:
+    """Carries weights between ResNeXts that differ in `form` only (arXiv 1611.05431, figure 3).
+
+    The branches of forms "a" and "b" are slices of form "c": of the output channels in the first 1x1 and the 3x3, of the
+    input channels in the last 1x1 of form "a".
+
+    Raises:
+        ValueError: the networks differ in more than the form.
+    """
+    merged: dict[str, list[np.ndarray]] = {}
+    for variable in _stateful(source):
+        merged.setdefault(_form_c_path(variable.path), []).append(keras.ops.convert_to_numpy(variable))
+    state = {path: np.concatenate(parts, _branch_axis(path)) for path, parts in merged.items()}
+
+    takers: dict[str, list[keras.Variable]] = {}
+    for variable in _stateful(target):
+        takers.setdefault(_form_c_path(variable.path), []).append(variable)
+    _require_equal(state, takers, source, target)
+    for path, variables in takers.items():
+        for variable, part in zip(variables, np.split(state[path], len(variables), _branch_axis(path)), strict=True):
+            variable.assign(part)
+
+
+def _form_c_path(path: str) -> str:
+    """Where a variable of form "a" or "b" lies in form "c"."""
+    match = _BRANCH.fullmatch(path)
+    if match:
+        rest = "conv/kernel" if match["rest"] == "kernel" else match["rest"]
+        return f"{match['block']}/{match['layer']}/{rest}"
+    return path.replace("/sum_norm/norm/", "/conv3/norm/")
+
+
+def _branch_axis(path: str) -> int:
+    return -2 if path.endswith("conv3/conv/kernel") else -1
+
+
+def carry_keras_applications(source: keras.Model, target: Network) -> None:
+    """Carries weights from `keras.applications` ResNet50, 101, 152 (V2 too) to `resnet50_v1`, `resnet50_v2` … of this package.
+
+    Build the target with `bn_epsilon=1.001e-5`. The source's convolutions have biases where ours have none: a bias before a
+    normalisation only shifts its mean, so it is taken off the moving mean. In v2 biases pile up along the identities and
+    are taken off every normalisation that reads them.
+
+    Raises:
+        ValueError: the networks differ.
+    """
+    state = {
+        f"{layer.name}/{variable.name}": keras.ops.convert_to_numpy(variable)
+        for layer in source.layers
+        for variable in layer.variables
+    }
+    pre_activated = "post_bn/gamma" in state
+    if pre_activated:
+        _settle_identity_biases(state)
+    carried = {}
+    for path in list(state):
+        layer, _, variable = path.rpartition("/")
+        if variable == "bias" and layer.endswith("_conv") and not (pre_activated and layer == "conv1_conv"):
+            norm = layer.removesuffix("_conv") + "_bn/moving_mean"
+            if norm in state:
+                state[norm] = state[norm] - state[path]
+            continue
+        carried[_our_path(layer, variable, pre_activated)] = path
+    takers = {variable.path: [variable] for variable in _stateful(target)}
+    _require_equal(carried, takers, source, target)
+    for ours, theirs in carried.items():
+        takers[ours][0].assign(state[theirs])
+
+
+def _settle_identity_biases(state: dict[str, np.ndarray]) -> None:
+    """Takes the biases of last convolutions and projections off the moving means of the normalisations downstream."""
+    units = sorted(
+        {(int(m[1]), int(m[2])) for m in (re.match(r"conv(\d)_block(\d+)_", path) for path in state) if m},
+    )
+    carried = np.float32(0)
+    for stage, unit in units:
+        prefix = f"conv{stage}_block{unit}"
+        state[f"{prefix}_preact_bn/moving_mean"] = state[f"{prefix}_preact_bn/moving_mean"] - carried
+        if f"{prefix}_0_conv/bias" in state:  # a projection reads the normalised input: earlier biases end here
+            carried = state[f"{prefix}_0_conv/bias"]
+        carried = carried + state[f"{prefix}_3_conv/bias"]
+    state["post_bn/moving_mean"] = state["post_bn/moving_mean"] - carried
+
+
+def _our_path(layer: str, variable: str, pre_activated: bool) -> str:
+    """The path of our variable for one of `keras.applications`."""
+    if layer in ("predictions", "probs"):
+        return f"predictions/{variable}"
+    if layer == "post_bn":
+        return f"norm/norm/{variable}"
+    if layer.startswith("conv1_"):
+        part = "conv" if layer.endswith("conv") else "norm"
+        return f"stem/{variable}" if pre_activated else f"stem/{part}/{variable}"
+    match = re.fullmatch(r"conv(\d)_block(\d+)_(\d|preact)_(conv|bn)", layer)
+    if match is None:
+        raise ValueError(f"source has a layer {layer!r} that keras.applications' ResNets do not have")
+    stage, unit, place, kind = int(match[1]) - 1, match[2], match[3], match[4]
+    if place == "preact":
+        shared = f"stage{stage}_preact" if unit == "1" else f"stage{stage}_block{unit}/preact"
+        return f"{shared}/norm/{variable}"
+    name = "shortcut" if place == "0" else f"conv{place}"
+    bare = pre_activated and place in "03"
+    part = "" if bare else ("conv/" if kind == "conv" else "norm/")
+    return f"stage{stage}_block{unit}/{name}/{part}{variable}"
+
+
+def _stateful(model: keras.Model) -> list[keras.Variable]:
+    """The model's variables but for the states of random generators."""
+    return [variable for variable in model.variables if not variable.path.endswith("seed_generator_state")]
+
+
+def _require_equal(given: Iterable[str], wanted: Iterable[str], source: keras.Model, target: keras.Model) -> None:
+    difference = sorted(set(given) ^ set(wanted))
+    if difference:
+        raise ValueError(f"source {source.name!r} and target {target.name!r} are not forms of one network; they differ in "
+                         f"{len(difference)} variables: {', '.join(difference[:5])} …")  # fmt: skip

@@ -1,0 +1,75 @@
+"""Forms that must agree, with carried weights, in inference and in training."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_resnets as kr
+from keras_resnets.equivalence import carry_form, carry_keras_applications
+
+
+def randomise(model: keras.Model, seed: int = 0) -> None:
+    """Weights at which every variable matters: statistics and scales away from 0 and 1."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        if variable.dtype.startswith("float"):
+            value = keras.ops.convert_to_numpy(variable)
+            noise = rng.standard_normal(value.shape).astype(value.dtype)
+            variable.assign(np.abs(value + 0.1 * noise) if "variance" in variable.path else value + 0.1 * noise)
+
+
+def difference(a: keras.Model, b: keras.Model, shape: tuple[int, ...], training: bool) -> float:
+    x = np.random.default_rng(1).standard_normal(shape).astype("float32")
+    left, right = (keras.ops.convert_to_numpy(model(x, training=training)) for model in (a, b))
+    return float(np.abs(left - right).max() / np.abs(right).max())
+
+
+@pytest.mark.parametrize("form", ["a", "b"])
+@pytest.mark.parametrize("name", ["resnext50_4x24d", "resnext29_2x64d_cifar"])
+def test_resnext_forms_agree(name: str, form: str) -> None:
+    small = {"depths": (1, 2, 1, 1)} if name.startswith("resnext50") else {"depth": 2, "base_width": 8}
+    arguments = {"classes": 7, "classifier_activation": None, "input_shape": (48, 40, 3), **small}
+    reference = kr.create_model(name, **arguments)
+    other = kr.create_model(name, form=form, **arguments)
+    back = kr.create_model(name, **arguments)
+    randomise(reference)
+    carry_form(reference, other)
+    carry_form(other, back)
+    assert difference(other, reference, (4, 48, 40, 3), training=False) < 1e-5
+    assert difference(back, reference, (4, 48, 40, 3), training=False) == 0
+    assert difference(other, reference, (4, 48, 40, 3), training=True) < 1e-4
+
+
+def test_forms_of_different_networks_are_refused() -> None:
+    source = kr.create_model("resnext29_2x64d_cifar", depth=1, base_width=8)
+    target = kr.create_model("resnext29_2x64d_cifar", depth=2, base_width=8, form="b")
+    with pytest.raises(ValueError, match="not forms of one network"):
+        carry_form(source, target)
+
+
+@pytest.mark.parametrize(
+    ("application", "name"),
+    [
+        ("ResNet50", "resnet50_v1"),
+        ("ResNet50V2", "resnet50_v2"),
+        pytest.param("ResNet101", "resnet101_v1", marks=pytest.mark.slow),
+        pytest.param("ResNet152V2", "resnet152_v2", marks=pytest.mark.slow),
+    ],
+)
+def test_keras_applications_agree(application: str, name: str) -> None:
+    shape = (64, 96, 3)
+    source = getattr(keras.applications, application)(
+        weights=None, input_shape=shape, classes=11, include_top=True, classifier_activation=None
+    )
+    target = kr.create_model(
+        name, input_shape=shape, classes=11, classifier_activation=None, bn_epsilon=1.001e-5, weights=None
+    )
+    randomise(source)
+    carry_keras_applications(source, target)
+    assert difference(target, source, (2, *shape), training=False) < 1e-4
+
+
+def test_keras_application_of_another_depth_is_refused() -> None:
+    source = keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3))
+    with pytest.raises(ValueError, match="not forms of one network"):
+        carry_keras_applications(source, kr.create_model("resnet18"))
