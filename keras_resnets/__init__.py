@@ -1,7 +1,13 @@
 """Residual networks for Keras: every network a table row, every row proved against its public reference."""
 
+# isort: off
+from keras_resnets import _startup  # noqa: F401  first, see there
+# isort: on
 from keras_resnets import layers
+from keras_resnets.features import feature_extractor
+from keras_resnets.fusion import fuse
 from keras_resnets.models import BUILDERS as _BUILDERS
+from keras_resnets.preprocessing import decode_predictions, preprocess_input
 from keras_resnets.registry import ModelInfo, WeightsEntry, create_model, list_models, model_info
 from keras_resnets.weights import load_pytorch_weights, pytorch_parameters
 
@@ -12,10 +18,14 @@ __all__ = [
     "ModelInfo",
     "WeightsEntry",
     "create_model",
+    "decode_predictions",
+    "feature_extractor",
+    "fuse",
     "layers",
     "list_models",
     "load_pytorch_weights",
     "model_info",
+    "preprocess_input",
     "pytorch_parameters",
     *sorted(_BUILDERS),
 ]

@@ -128,7 +128,8 @@ def _published_weights() -> dict[str, dict[str, WeightsEntry]]:
 
 
 @functools.cache
-def _sizes() -> dict[str, tuple[int, float]]:
+def sizes() -> dict[str, tuple[int, float]]:
+    """Measured parameters and GMACs by network, from the package's data."""
     return {name: (params, gmacs) for name, (params, gmacs) in json.loads(_read_data("sizes.json")).items()}
 
 
@@ -262,7 +263,7 @@ def list_models(pattern: str = "*", family: str | None = None, pretrained: bool 
 def model_info(name: str) -> ModelInfo:
     """Facts about the network called `name`; ValueError with the nearest names if there is none."""
     variant = find(name)
-    params, gmacs = _sizes().get(name) or measure(name)
+    params, gmacs = sizes().get(name) or measure(name)
     return ModelInfo(variant.name, variant.family, variant.builder, params, gmacs, variant.input_size, variant.paper,
                      dict(variant.weights))  # fmt: skip
 
