@@ -1,7 +1,7 @@
 """Silence while the command line starts: imported first by the package, it does nothing in any other process.
 
-TensorFlow writes several lines to stderr from C++ when it is imported, at any log level, and the package imports it (through
-Keras) before a line of `cli.py` runs. Users of a command see what the command says, and nothing else.
+TensorFlow writes several lines to stderr from C++ when it is imported, at any log level, and the package imports it
+(through Keras) before a line of `cli.py` runs. Users of a command see what the command says, and nothing else.
 """
 
 import contextlib

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +25,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; `arguments` are the process's by default. Returns the exit code, 1 after a line that says what is wrong."""
+    """Runs one command and returns the exit code, 1 after a line that says what is wrong.
+
+    `arguments` are the process's by default.
+    """
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = command(_predict, "Name what is in image files.")
     predict.add_argument("images", nargs="+", metavar="IMAGE")
-    predict.add_argument("--model", default="resnet20_cifar", help="network or .keras file (default: %(default)s, digits)")
+    predict.add_argument("--model", default="resnet20_cifar", help="network or .keras file (default: %(default)s)")
     predict.add_argument("--weights", help="tag or file of weights (default: the network's first)")
     predict.add_argument("--top", type=int, help="classes per image (default: 5, or all of fewer)")
 
@@ -65,22 +68,22 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("model", help="network or .keras file")
     exporting.add_argument("path", help="file or folder to write")
     exporting.add_argument("--format", choices=("saved_model", "tflite", "onnx"), default="saved_model")
-    exporting.add_argument("--weights", help="tag or file of weights, or 'none' for random ones (default: the network's first)")
+    exporting.add_argument("--weights", help="tag, file, or 'none' for random ones (default: the network's first)")
     return parser
 
 
 def _list(options: argparse.Namespace) -> None:
     names = list_models(options.pattern, options.family, options.pretrained)
     if not names:
-        raise ValueError(f"no network matches {options.pattern!r}" + (" among those asked for" if options.family else ""))
+        raise ValueError(f"no network called {options.pattern!r} is among those asked for")
     infos = [model_info(name) for name in names]
     if options.json:
         return _print_json([dataclasses.asdict(info) for info in infos])
+    rows = []
+    for info in infos:
+        weights = ", ".join(list(info.weights)[:2]) + (" …" if len(info.weights) > 2 else "")
+        rows.append((info.name, info.family, f"{info.params / 1e6:.2f}", f"{info.gmacs:.2f}", info.input_size, weights))
     columns = ("name", "family", "params (M)", "GMACs", "input", "weights")
-    rows = [
-        (info.name, info.family, f"{info.params / 1e6:.2f}", f"{info.gmacs:.2f}", str(info.input_size), ", ".join(info.weights))
-        for info in infos
-    ]
     _print_table(columns, rows, numbers=("params (M)", "GMACs", "input"))
 
 
@@ -95,17 +98,17 @@ def _info(options: argparse.Namespace) -> None:
         ("paper", info.paper),
         ("parameters", f"{info.params:,}"),
         ("GMACs", f"{info.gmacs:.3f}"),
-        ("input", f"{info.input_size} x {info.input_size}"),
-        ("weights", ", ".join(info.weights) or "none published"),
+        ("input", f"{info.input_size} x {info.input_size} x 3"),
     ]
+    if not info.weights:
+        facts.append(("weights", "none published"))
     _print_table(("", ""), facts)
     if info.weights:
         columns = ("weights", "top-1", "top-5", "input", "classes", "licence", "source")
         rows = [
-            (w.tag, *("" if top is None else f"{top:.2f}" for top in (w.top1, w.top5)), str(w.input_size), str(w.classes), w.licence,
-             w.source)
+            (w.tag, _percent(w.top1), _percent(w.top5), w.input_size, w.classes, w.licence, w.source)
             for w in info.weights.values()
-        ]  # fmt: skip
+        ]
         _print_table(columns, rows, numbers=("top-1", "top-5", "input", "classes"))
 
 
@@ -117,9 +120,8 @@ def _predict(options: argparse.Namespace) -> None:
     entry = dataclasses.replace(expected_input(network), input_size=size)
     images = np.stack([load_image(path, entry) for path in options.images])
     probabilities = network.predict(preprocess_input(images, network), verbose=0)
-    classes = probabilities.shape[-1]
-    labels = "digits" if network.weights_tag == "digits" else None if classes == 1000 else [f"class {i}" for i in range(classes)]
-    predictions = decode_predictions(probabilities, min(5, classes) if options.top is None else options.top, labels)
+    top = min(5, probabilities.shape[-1]) if options.top is None else options.top
+    predictions = decode_predictions(probabilities, top, _labels(network))
     if options.json:
         keys = ("synset", "label", "score")
         return _print_json([
@@ -134,6 +136,14 @@ def _predict(options: argparse.Namespace) -> None:
     _print_table(("image", "class", "score", "synset"), rows, numbers=("score",))
 
 
+def _labels(network: Network) -> str | list[str]:
+    """Names of the classes as far as they are known, else numbers."""
+    classes = network.output_shape[-1]
+    if network.weights_tag == "digits":
+        return "digits"
+    return "imagenet" if classes == 1000 else [f"class {i}" for i in range(classes)]
+
+
 def _export(options: argparse.Namespace) -> None:
     from keras_resnets.export import export
 
@@ -144,7 +154,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _open(name: str, weights: str | None) -> keras.Model:
-    """A network by its name, with the weights asked for or its first ones, never random ones unasked; or a `.keras` file."""
+    """A network by name, with the weights asked for or its first, never random ones unasked; or a `.keras` file."""
     if name.endswith(".keras"):
         if weights is not None:
             raise ValueError(f"weights {weights!r} cannot be chosen for {name!r}, a file that has its own")
@@ -156,16 +166,22 @@ def _open(name: str, weights: str | None) -> keras.Model:
     published = find(name).weights
     tag = weights or next(iter(published), None)
     if tag is None:
-        raise ValueError(f"{name!r} has no published weights: give --weights the path of a .safetensors or .weights.h5 file")
+        raise ValueError(
+            f"{name!r} has no published weights: give --weights the path of a .safetensors or .weights.h5 file"
+        )
     size = published[tag].input_size if tag in published else None
     return create_model(name, weights=tag, input_shape=(size, size, 3) if size else None)
+
+
+def _percent(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"{accuracy:.2f}"
 
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[str] = ()) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -174,7 +190,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers:
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(str, row))
     # In a pipe every row is one line, however long.
     Console(width=None if sys.stdout.isatty() else 400, highlight=False, markup=False).print(table)
 

@@ -15,9 +15,8 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] = ("C2", "C3", "
         levels: which: "C1" is the stem's output, "C2" to "C5" those of the stages. CIFAR networks have "C1" to "C4".
 
     Returns:
-        A model from `(batch, height, width, channels)` to `{level: (batch, height / reduction, width / reduction, features)}`
-        in the order of `levels`; reductions are 2, 4, 8, 16, 32 for ImageNet networks and 1, 1, 2, 4 for CIFAR networks,
-        less with a smaller `output_stride`.
+        A model from `(batch, height, width, channels)` to `{level: (batch, height / reduction, width / reduction, features)}`.
+        Reductions are 2, 4, 8, 16, 32 for ImageNet networks and 1, 1, 2, 4 for CIFAR networks; `output_stride` limits them.
 
     Raises:
         ValueError: `levels` is empty, or holds a level twice, or one that `model` lacks.

@@ -9,8 +9,8 @@ DIGITS = tuple("0123456789")
 
 @functools.cache
 def imagenet_classes() -> tuple[tuple[str, str], ...]:
-    """`(synset, label)` of the 1000 ImageNet classes, such as `("n01440764", "tench")`, in the order of a classifier's outputs."""
-    text = importlib.resources.files("keras_resnets").joinpath("data", "imagenet1k_classes.json").read_text("utf-8")
+    """`(synset, label)` of the 1000 ImageNet classes in the order of a classifier's outputs: `("n01440764", "tench")` first."""
+    text = (importlib.resources.files("keras_resnets") / "data" / "imagenet1k_classes.json").read_text("utf-8")
     return tuple((synset, label) for synset, label, _ in json.loads(text))
 
 

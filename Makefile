@@ -1,0 +1,62 @@
+# Each target first sets up what it needs in .venv, once, and again when the requirements change.
+# Needs: Linux, Python 3.10 to 3.13 (another one than python3: make PYTHON=python3.12 …), make.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check install --quiet
+# Two processes; the one that is done first takes tests over from the other.
+PYTEST := $(RUN) -m pytest -n 2 --dist worksteal
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: help demo test test-slow test-all lint bench clean
+
+help:
+	@echo "make demo      train on scanned digits, export to every format, prove and compare the artifacts"
+	@echo "make test      the checks of every network and program (about 20 minutes)"
+	@echo "make test-all  the same and the long ones: large networks in double precision"
+	@echo "make lint      style and types"
+	@echo "make bench     speed beside stock Keras and PyTorch"
+	@echo "make clean     remove what these targets made"
+
+demo: $(VENV)/demo.done
+	$(RUN) -m training.demo
+
+test: $(VENV)/dev.done
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/dev.done
+	$(PYTEST) -m slow
+
+test-all: test test-slow
+
+lint: $(VENV)/dev.done
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+bench: $(VENV)/dev.done
+	$(RUN) -m benchmarks.grouped_conv
+	$(RUN) -m benchmarks.train_step
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "$(PYTHON) is Python %d.%d; 3.10 or later is needed: make PYTHON=…" % sys.version_info[:2])'
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(VENV)/demo.done: $(VENV)/made pyproject.toml setup.py
+	@echo "Installing TensorFlow and the exporters into $(VENV): some minutes, about 2.5 GB."
+	$(PIP) --editable '.[train,export,images]'
+	touch $@
+
+# PyTorch is for comparisons only and has no extra: its usual wheel brings gigabytes of CUDA. The CPU build is taken where
+# the machine's package index offers it; without it the tests and benchmarks that need it say that they are skipped.
+$(VENV)/dev.done: $(VENV)/demo.done
+	$(PIP) --editable '.[dev]'
+	$(PIP) 'torch==2.13.0+cpu' 2>/dev/null || echo "No CPU build of PyTorch here: what compares with it is skipped."
+	touch $@
