@@ -46,13 +46,12 @@ def models_page() -> str:
 
 def families_table() -> str:
     """The README's table: one row per family."""
-    lines = ["| family | networks | for example | parameters (M) |", "|---|---:|---|---|"]
+    lines = ["| family | networks | for example | parameters (M) | paper |", "|---|---:|---|---:|---|"]
     for family in families():
-        infos = [kr.model_info(name) for name in kr.list_models(family=family)]
-        sizes = sorted(info.params / 1e6 for info in infos)
-        span = f"{sizes[0]:.1f}" if sizes[0] == sizes[-1] else f"{sizes[0]:.1f} – {sizes[-1]:.1f}"
-        examples = ", ".join(f"`{info.name}`" for info in infos[: 3 if len(infos) > 3 else len(infos)])
-        lines.append(f"| {family} | {len(infos)} | {examples} | {span} |")
+        infos = sorted((kr.model_info(name) for name in kr.list_models(family=family)), key=lambda info: info.params)
+        examples = ", ".join(f"`{info.name}`" for info in infos[:: max(1, len(infos) // 3)][:3])
+        span = " – ".join(dict.fromkeys(f"{info.params / 1e6:.1f}" for info in (infos[0], infos[-1])))
+        lines.append(f"| {family} | {len(infos)} | {examples} | {span} | {infos[0].paper} |")
     return "\n".join(lines)
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import keras
 
-from keras_resnets.layers import AvgPool2D, BlurPool2D, ConvNorm, MaxPool2D
-from keras_resnets.layers.conv import require_channels_last
+from keras_resnets.layers import AvgPool2D, BlurPool2D, Composite, ConvNorm, MaxPool2D
+from keras_resnets.layers.base import chain, register_layer
+from keras_resnets.layers.conv import bare_conv, require_channels_last
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
@@ -114,13 +115,39 @@ def level(x: Any, name: str) -> Any:
     return keras.layers.Identity(name=name)(x)
 
 
+@register_layer
+class DeepStem(Composite):
+    """Three 3x3 convolutions in place of one 7x7, the first of stride 2 (He et al., 2019, arXiv 1812.01187, figure 2b).
+
+    Input `(batch, height, width, channels)`, output `(batch, ⌈height/2⌉, ⌈width/2⌉, widths[-1])`.
+
+    Args:
+        widths: output channels of the convolutions.
+        norm: keyword arguments of `BatchNorm`; each convolution is followed by it and a ReLU.
+        bare_last: but for the last convolution, which stands alone (pre-activation networks).
+    """
+
+    def __init__(self, widths: Sequence[int], norm: dict[str, Any], bare_last: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.convs: list[keras.layers.Layer] = [
+            ConvNorm(width, 3, 2 if i == 1 else 1, activation="relu", norm=norm, name=f"conv{i}")
+            for i, width in enumerate(widths, start=1)
+        ]
+        if bare_last:
+            self.convs[-1] = bare_conv(widths[-1], 3, name=f"conv{len(widths)}")
+
+    def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
+        return [self.convs]
+
+    def call(self, x: Any) -> Any:
+        return chain(self.convs, x)
+
+
 def stem(x: Any, widths: Sequence[int], norm: dict[str, Any]) -> Any:
-    """The first convolutions, halving the map: one 7x7 for a single width, else 3x3 ones (the deep stem of ResNet-C)."""
+    """The first convolutions, halving the map: one 7x7 for a single width, else a deep stem."""
     if len(widths) == 1:
         return ConvNorm(widths[0], 7, 2, activation="relu", norm=norm, name="stem")(x)
-    for i, width in enumerate(widths, start=1):
-        x = ConvNorm(width, 3, 2 if i == 1 else 1, activation="relu", norm=norm, name=f"stem_conv{i}")(x)
-    return x
+    return DeepStem(widths, norm, name="stem")(x)
 
 
 StemPool = Literal["max", "max_ceil", "max_blur", "avg", "conv"]

@@ -21,7 +21,7 @@ Feature levels are taken after the next normalisation and ReLU, since raw sums a
 import dataclasses
 from typing import Any, Literal
 
-from keras_resnets.assembly import BlockPlace, Spec, level, stage_plan
+from keras_resnets.assembly import BlockPlace, DeepStem, Spec, level, stage_plan
 from keras_resnets.layers import Conv2D, ConvNorm, MaxPool2D, NormAct
 from keras_resnets.layers.base import register_layer
 from keras_resnets.layers.conv import bare_conv, he_fan_out
@@ -101,13 +101,9 @@ def _stem(spec: ResNetV2Spec, x: Any) -> Any:
         bias_stem = Conv2D(spec.stem[0], 7, 2, "symmetric", kernel_initializer=he_fan_out(), name="stem")
         # Zeros are not below the signed values here: this follows keras.applications, not the reference.
         return MaxPool2D(3, 2, padding=1, nonnegative=True, name="stem_pool")(level(bias_stem(x), "C1"))
-    if len(spec.stem) == 1:
-        x = bare_conv(spec.stem[0], 7, 2, name="stem")(x)
-    else:
-        for i, width in enumerate(spec.stem[:-1], start=1):
-            x = ConvNorm(width, 3, 3 - min(i, 2), activation="relu", norm=spec.norm, name=f"stem_conv{i}")(x)
-        x = bare_conv(spec.stem[-1], 3, name=f"stem_conv{len(spec.stem)}")(x)
-    return MaxPool2D(3, 2, padding=1, name="stem_pool")(level(x, "C1"))
+    single = len(spec.stem) == 1
+    bare = bare_conv(spec.stem[0], 7, 2, name="stem") if single else DeepStem(spec.stem, spec.norm, True, name="stem")
+    return MaxPool2D(3, 2, padding=1, name="stem_pool")(level(bare(x), "C1"))
 
 
 def resnetv2(spec: ResNetV2Spec, inputs: Any) -> Any:
@@ -180,11 +176,10 @@ def resnetv2_cifar(spec: CifarResNetV2Spec, inputs: Any) -> Any:
 
 # Our variable paths to timm's names.
 PYTORCH_NAMES = [
-    (r"^stem/", "stem.conv/"),
-    (r"^stem\.conv/conv/", "stem.conv/"),
-    (r"^stem\.conv/norm/", "stem.norm/"),
-    (r"^stem_conv(\d)/norm/", r"stem.norm\1/"),
-    (r"^stem_conv(\d)/(conv/)?", r"stem.conv\1/"),
+    (r"^stem/norm/", "stem.norm/"),
+    (r"^stem/conv(\d)/norm/", r"stem.norm\1/"),
+    (r"^stem/conv(\d)/(conv/)?", r"stem.conv\1/"),
+    (r"^stem/(conv/)?", "stem.conv/"),
     (r"^norm/norm/", "norm/"),
     (r"^stage(\d+)_preact/norm/", lambda m: f"stages.{int(m[1]) - 1}.blocks.0.norm1/"),
     (r"^stage(\d+)_block(\d+)/", lambda m: f"stages.{int(m[1]) - 1}.blocks.{int(m[2]) - 1}."),

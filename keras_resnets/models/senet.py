@@ -20,8 +20,8 @@ ECA = "Wang et al., 2020, arXiv 1910.03151"
 LEGACY_PYTORCH_NAMES = [
     (r"^stem/conv/", "layer0.conv1."),
     (r"^stem/norm/", "layer0.bn1."),
-    (r"^stem_conv(\d)/conv/", r"layer0.conv\1."),
-    (r"^stem_conv(\d)/norm/", r"layer0.bn\1."),
+    (r"^stem/conv(\d)/conv/", r"layer0.conv\1."),
+    (r"^stem/conv(\d)/norm/", r"layer0.bn\1."),
     (r"attention/", "se_module."),
     (r"^predictions/", "last_linear."),
     *PYTORCH_NAMES,
