@@ -129,12 +129,12 @@ class DeepStem(Composite):
 
     def __init__(self, widths: Sequence[int], norm: dict[str, Any], bare_last: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.convs: list[keras.layers.Layer] = [
-            ConvNorm(width, 3, 2 if i == 1 else 1, activation="relu", norm=norm, name=f"conv{i}")
+        self.convs = [
+            bare_conv(width, 3, name=f"conv{i}")
+            if bare_last and i == len(widths)
+            else ConvNorm(width, 3, 2 if i == 1 else 1, activation="relu", norm=norm, name=f"conv{i}")
             for i, width in enumerate(widths, start=1)
         ]
-        if bare_last:
-            self.convs[-1] = bare_conv(widths[-1], 3, name=f"conv{len(widths)}")
 
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return [self.convs]
