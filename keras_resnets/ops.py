@@ -237,6 +237,12 @@ def max_pool2d(
     window that reaches the mirror image holds the original as well. Unlike minus infinity it can be quantised to 8 bits.
     With `pad_mode` "constant" the padding is zeros: for inputs that are at least 0.
     """
+    half = [size // 2 for size in pool_size]
+    while pad_mode == "symmetric" and any(max(pads) > limit for pads, limit in zip(padding, half, strict=True)):
+        # More than half a window, as under ceil mode: the border is repeated first, a mirror image of one pixel at a time.
+        (top, bottom), (left, right) = [[int(pad > limit) for pad in pads] for pads, limit in zip(padding, half, strict=True)]
+        x = pad2d(x, ((top, bottom), (left, right)), "symmetric")
+        padding = ((padding[0][0] - top, padding[0][1] - bottom), (padding[1][0] - left, padding[1][1] - right))
     x, mode = _pad_unless_same(x, pool_size, strides, (1, 1), padding, mode=pad_mode)
     return ops.max_pool(x, pool_size, strides, mode, "channels_last")
 
