@@ -1,0 +1,122 @@
+"""Training runs: what they leave in their folder, and that a killed one continues as if nothing had happened."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import tiny_run
+
+from training import train
+from training.recipe import load_recipe
+from training.run_folder import RunFolder, read_log, replacing
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that nobody interrupted."""
+    return tiny_run.run(tmp_path_factory.mktemp("whole"))
+
+
+def weights(path: pathlib.Path) -> list[np.ndarray]:
+    return keras.models.load_model(path).get_weights()
+
+
+def test_run_folder(whole: RunFolder) -> None:
+    names = {path.name for path in whole.path.iterdir()}
+    assert names == {"recipe.yaml", "environment.json", "log.csv", "checkpoint.weights.h5", "best.keras", "final.keras",
+                     "curves.png"}  # fmt: skip
+    assert load_recipe(whole.recipe) == tiny_run.RECIPE
+    assert json.loads(whole.environment.read_text())["packages"]["keras"] == keras.__version__
+    assert whole.curves.read_bytes().startswith(b"\x89PNG")
+
+
+def test_log(whole: RunFolder) -> None:
+    """Three epochs of three steps, the first of them the warm-up."""
+    rows = read_log(whole.log)
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert all(np.isfinite(list(row.values())).all() for row in rows)
+    # The rate of the step that would come next: steps 3, 6 and 9 of 9, of which 3 are the warm-up.
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], [0.05, 0.025, 0.0], atol=1e-8)
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_saved_networks_need_nothing_of_training(whole: RunFolder) -> None:
+    for path in (whole.final, whole.best):
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+        assert not config.get("compile_config")
+        assert "training" not in json.dumps([config["module"], config["registered_name"]])
+    network = keras.models.load_model(whole.final)
+    assert (network.variant, network.weights_tag) == ("resnet20_cifar", "digits")
+    probabilities = network.predict(np.zeros((2, 16, 16, 3)), verbose=0)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_killed_run_continues_to_the_same_weights(whole: RunFolder, tmp_path: pathlib.Path) -> None:
+    """SIGKILL in the middle of an epoch, then the same again in another process: equal to the last bit."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "training")])}
+    command = [sys.executable, tiny_run.__file__, str(tmp_path / "killed")]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    killed = RunFolder(tmp_path / "killed")
+    assert len(read_log(killed.log)) == 1
+    assert not killed.final.exists()
+    tiny_run.run(killed.path)
+    for ours, theirs in zip(weights(killed.final), weights(whole.final), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for mine, other in zip(read_log(killed.log), read_log(whole.log), strict=True):
+        assert {**mine, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_another_recipe_in_the_same_folder(whole: RunFolder) -> None:
+    changed = dataclasses.replace(tiny_run.RECIPE, batch_size=8)
+    with pytest.raises(ValueError, match=r"batch_size \(16 there, 8 now\)"):
+        tiny_run.run(whole.path, changed)
+
+
+def test_batch_larger_than_the_data(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="batch_size 64 is more than the 52 training images"):
+        tiny_run.run(tmp_path / "run", dataclasses.replace(tiny_run.RECIPE, batch_size=64))
+    assert not (tmp_path / "run").exists()
+
+
+def test_diverging_run_stops_and_says_so(tmp_path: pathlib.Path) -> None:
+    optimizer = dataclasses.replace(tiny_run.RECIPE.optimizer, lr=1e30)
+    recipe = dataclasses.replace(tiny_run.RECIPE, optimizer=optimizer, epochs=2)
+    with pytest.raises(FloatingPointError, match=r"epoch 1.*optimizer\.lr"):
+        tiny_run.run(tmp_path, recipe)
+    assert not RunFolder(tmp_path).checkpoint.exists()
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_program_on_wrong_input(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["digits_resnet20", "--set", "model.name=resnet20_cifa", "--run-dir", str(tmp_path / "run")]) == 1
+    assert "'resnet20_cifar'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["digits_resnet20", "--set", "batch_size=100", "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    assert train.main(command) == 0
+    said = capsys.readouterr().out
+    assert "269,722" in said and "14 per epoch" in said and "1437 to train on, 360 held out" in said
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,119 @@
+"""What happens at the end of every epoch: the log, the best network, the checkpoint, and the progress on the screen.
+
+Log, best and checkpoint are given to `fit` in this order. The checkpoint alone says how far a run is; whatever a killed run
+had written after its last checkpoint is written again, with the same content, when it continues.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from keras_resnets.assembly import Network
+from training.run_folder import replacing, write_log
+
+
+class Log(keras.callbacks.Callback):
+    """One row per epoch in `log.csv`.
+
+    Args:
+        path: of the file.
+        rows: of the epochs that are done already.
+    """
+
+    def __init__(self, path: Path, rows: list[dict[str, float]]) -> None:
+        super().__init__()
+        self.path, self.rows = path, rows
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.start = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs = logs or {}
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"the loss became {logs['loss']} in epoch {epoch + 1}; the checkpoint of the epoch before is kept. "
+                "A smaller optimizer.lr may help"
+            )
+        self.rows.append({
+            "epoch": epoch + 1,
+            "learning_rate": float(self.model.optimizer.learning_rate),
+            "train_loss": logs["loss"],
+            "train_accuracy": logs["accuracy"],
+            "test_loss": logs["val_loss"],
+            "test_accuracy": logs["val_accuracy"],
+            "seconds": round(time.perf_counter() - self.start, 3),
+        })  # fmt: skip
+        write_log(self.path, self.rows)
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Saves a network with the weights of the best epoch so far: the highest test accuracy, then the lowest test loss.
+
+    Args:
+        path: of the `.keras` file.
+        network: takes the weights; it is not compiled, so that the file needs nothing of this folder to be loaded.
+        rows: of the log.
+    """
+
+    def __init__(self, path: Path, network: Network, rows: list[dict[str, float]]) -> None:
+        super().__init__()
+        self.path, self.network, self.rows = path, network, rows
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if max(self.rows, key=lambda row: (row["test_accuracy"], -row["test_loss"])) is self.rows[-1]:
+            self.network.set_weights(self.model.get_weights())
+            with replacing(self.path) as temporary:
+                self.network.save(temporary)
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Everything that the next epoch depends on, in one file: weights, statistics, optimizer state with the step count."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        with replacing(self.path) as temporary:
+            self.model.save_weights(temporary)
+
+
+class ProgressBar(keras.callbacks.Callback):
+    """A bar over all steps of the run, and a line per epoch above it."""
+
+    def __init__(self, console: Console, epochs: int, steps: int, batch_size: int, first_epoch: int) -> None:
+        super().__init__()
+        self.epochs, self.steps, self.batch_size = epochs, steps, batch_size
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self.task = self.progress.add_task("training", total=epochs * steps, completed=first_epoch * steps, rate="")
+
+    def __enter__(self) -> "ProgressBar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.progress.stop()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self.start = time.perf_counter()
+        self.progress.update(self.task, description=f"epoch {epoch + 1} of {self.epochs}")
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        rate = (batch + 1) * self.batch_size / (time.perf_counter() - self.start)
+        self.progress.update(self.task, advance=1, rate=f"{rate:.0f} images/s")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs = logs or {}
+        self.progress.console.print(
+            f"epoch {epoch + 1:>3}  loss {logs['loss']:.3f}  accuracy {logs['accuracy']:7.2%}  "
+            f"test loss {logs['val_loss']:.3f}  test accuracy {logs['val_accuracy']:7.2%}",
+            highlight=False,
+        )

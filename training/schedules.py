@@ -1,0 +1,39 @@
+"""Learning rates over the steps of a run."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_resnets_training")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then half a cosine down to zero (He et al., 2019, arXiv 1812.01187, sections 3.1 and 5.1).
+
+    Step t, counted from 0: `peak * (t + 1) / warmup_steps` while t < warmup_steps, then
+    `peak / 2 * (1 + cos(pi * (t - warmup_steps) / (total_steps - warmup_steps)))`.
+
+    Args:
+        peak: the highest rate.
+        warmup_steps: may be 0.
+        total_steps: more than `warmup_steps`.
+
+    Raises:
+        ValueError: there is no step after the warm-up.
+    """
+
+    def __init__(self, peak: float, warmup_steps: int, total_steps: int) -> None:
+        if not 0 <= warmup_steps < total_steps:
+            raise ValueError(f"the warm-up of {warmup_steps} steps must be shorter than the run of {total_steps} steps")
+        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+
+    def __call__(self, step: Any) -> Any:
+        step = ops.cast(step, keras.config.floatx())
+        rising = (step + 1) / max(self.warmup_steps, 1)
+        progress = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        falling = 0.5 * (1 + ops.cos(math.pi * ops.clip(progress, 0, 1)))
+        return self.peak * ops.where(step < self.warmup_steps, rising, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
