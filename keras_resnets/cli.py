@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
+    except BrokenPipeError:  # `head` and its like have seen enough; nothing is left to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ImportError) as error:
         print(f"keras-resnets: error: {textwrap.shorten(str(error), 500, placeholder=' …')}", file=sys.stderr)
         return 1
@@ -67,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     exporting = command(_export, "Write a network for another runtime, with a proof that it computes the same.")
     exporting.add_argument("model", help="network or .keras file")
     exporting.add_argument("path", help="file or folder to write")
-    exporting.add_argument("--format", choices=("saved_model", "tflite", "onnx"), default="saved_model")
+    exporting.add_argument(
+        "--format", choices=("saved_model", "tflite", "onnx"), help="(default: by the path's suffix)"
+    )
+    exporting.add_argument("--overwrite", action="store_true", help="replace what is at the path")
     exporting.add_argument("--weights", help="tag, file, or 'none' for random ones (default: the network's first)")
     return parser
 
@@ -147,10 +154,21 @@ def _labels(network: Network) -> str | list[str]:
 def _export(options: argparse.Namespace) -> None:
     from keras_resnets.export import export
 
-    report = export(_open(options.model, options.weights), options.path, format=options.format)
+    suffix = Path(options.path).suffix[1:]
+    format = options.format or (suffix if suffix in ("tflite", "onnx") else "saved_model")
+    model = _open(options.model, options.weights)
+    report = export(model, options.path, format=format, overwrite=options.overwrite)
     if options.json:
-        return _print_json(dataclasses.asdict(report))
-    print(report)
+        return _print_json(report.to_dict())
+    facts = [
+        ("written", report.path),
+        ("format", report.format),
+        ("network", f"{report.network}, weights {report.weights_tag or 'not published ones'}"),
+        ("size", f"{report.size_bytes / 1e6:.2f} MB"),
+        ("latency", f"{report.latency_ms:.2f} ms per image"),
+        ("difference", f"{report.relative_difference:.1e} relative, on {report.images_compared} images"),
+    ]
+    _print_table(("", ""), facts)
 
 
 def _open(name: str, weights: str | None) -> keras.Model:

@@ -29,4 +29,4 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] = ("C2", "C3", "
         if level not in present:
             raise ValueError(f"model {model.name!r} has no level {level!r}: it has {', '.join(present) or 'none'}")
     outputs = {level: model.get_layer(level).output for level in levels}
-    return keras.Model(model.inputs, outputs, name=f"{model.name}_features")
+    return keras.Model(model.input, outputs, name=f"{model.name}_features")

@@ -74,13 +74,9 @@ def test_file_of_another_class_count(checkpoint: Path) -> None:
         kr.create_model("resnet20_cifar", weights=checkpoint, classes=7)
 
 
-@pytest.mark.parametrize("other", ["resnet32_cifar", "plain20_cifar", "preresnet110_cifar"])
-def test_file_of_another_network(checkpoint: Path, other: str) -> None:
-    if other == "plain20_cifar":  # the same variables: option A shortcuts have none
-        assert predict(kr.create_model(other, weights=checkpoint)).shape == (3, 10)
-        return
-    with pytest.raises(ValueError, match="fit"):
-        kr.create_model(other, weights=checkpoint)
+def test_file_of_a_shallower_network(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"trained.*fit 'resnet32_cifar'"):
+        kr.create_model("resnet32_cifar", weights=checkpoint)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".weights.h5"])
