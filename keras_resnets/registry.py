@@ -1,5 +1,6 @@
 """The table of networks: registration, construction by name, facts about each row."""
 
+import contextlib
 import csv
 import dataclasses
 import fnmatch
@@ -8,10 +9,11 @@ import importlib.resources
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
 
 from keras_resnets.assembly import Network, Pooling, Spec, assemble, image_input, nearest
 
@@ -268,12 +270,27 @@ def model_info(name: str) -> ModelInfo:
                      dict(variant.weights))  # fmt: skip
 
 
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Networks made inside have variables with shapes but no values, and nothing is allocated for them.
+
+    At its end a `keras.StatelessScope` gives values to the variables made inside, or leaves it to the next scope's end: they
+    are taken off that list, for which Keras has no public name.
+    """
+    waiting = list(global_state.get_global_attribute("uninitialized_variables") or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", waiting)
+
+
 def measure(name: str) -> tuple[int, float]:
     """Trainable parameters and GMACs of the network called `name`, counted on the network itself.
 
     The network is built without allocating its variables, so that the largest takes seconds and no memory.
     """
-    with keras.StatelessScope():
+    with without_values():
         network = create_model(name)
         params = sum(math.prod(variable.shape) for variable in network.trainable_variables)
         macs = sum(_macs(layer) for layer in network._flatten_layers(include_self=False))

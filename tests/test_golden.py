@@ -11,6 +11,7 @@ import reference
 import keras_resnets as kr
 from keras_resnets.layers import BatchNorm, Conv2D
 from keras_resnets.layers.residual import PadShortcut
+from keras_resnets.registry import without_values
 
 NETWORKS = [entry for entry in reference.ENTRIES if "@" not in entry]
 # Entries whose gradients move by more than 1e-3 when rounded to single precision are compared in double precision only.
@@ -20,7 +21,7 @@ GRADIENTS_IN_FLOAT64 = {entry for entry, row in reference.ENTRIES.items() if row
 @pytest.mark.parametrize("entry", NETWORKS)
 def test_names_shapes_and_counts(entry: str) -> None:
     golden = reference.load(entry)
-    with keras.StatelessScope():  # no memory is spent on values
+    with without_values():
         model = kr.create_model(golden.network)
         parameters = kr.pytorch_parameters(model)
         shapes = {name: to_torch(np.broadcast_to(0.0, v.shape)).shape for name, (v, to_torch) in parameters.items()}
