@@ -28,25 +28,30 @@ def fuse(model: keras.Model) -> keras.Model:
         model: functional or sequential, with any input `(batch, height, width, channels)` and under any precision.
 
     Raises:
-        ValueError: `model` has no graph of layers to rebuild (a subclassed or unbuilt model), or two of its variables share
-            a path.
+        ValueError: `model` has no graph of layers to rebuild: it is subclassed, or not built.
     """
-    fused = _rebuilt(model, _folded)
-    values = dict(_variables(model))
-    for layer in model._flatten_layers():
-        if isinstance(layer, ConvNorm) and layer.norm is not None:
-            kernel, bias = _fold(layer)
-            values[layer.conv.kernel.path] = kernel
-            values[layer.conv.kernel.path.removesuffix("kernel") + "bias"] = bias
-    _assign(fused, values)
-    return fused
+    copy = _rebuilt(model, _folded)
+    folding = {
+        id(layer.conv.kernel): layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, ConvNorm) and layer.norm is not None
+    }
+    folded = {id(weight) for layer in folding.values() for weight in layer.norm.weights}
+    weights: list[Any] = []
+    for weight in model.weights:
+        if id(weight) in folding:
+            weights += _fold(folding[id(weight)])
+        elif id(weight) not in folded:
+            weights.append(weight)
+    copy.set_weights(weights)
+    return copy
 
 
 def as_float32(model: keras.Model) -> keras.Model:
     """A copy of `model` that computes in float32, whatever its precision: what a network trained in mixed precision is
     exported as. Raises ValueError as `fuse` does."""
     copy = _rebuilt(model, _in_float32)
-    _assign(copy, _variables(model))
+    copy.set_weights(model.weights)
     return copy
 
 
@@ -80,19 +85,3 @@ def _folded(config: Config) -> Config:
 def _in_float32(config: Config) -> Config:
     policy = config.get("class_name") == "DTypePolicy"
     return {**config, "config": {"name": "float32"}} if policy else config
-
-
-def _variables(model: keras.Model) -> dict[str, keras.Variable]:
-    """Variables by path; random seeds, which inference does not read and whose paths differ in every copy, left out."""
-    variables = [v for v in model.variables if not v.path.endswith("seed_generator_state")]
-    by_path = {variable.path: variable for variable in variables}
-    if len(by_path) < len(variables):
-        paths = [variable.path for variable in variables]
-        shared = sorted({path for path in paths if paths.count(path) > 1})
-        raise ValueError(f"model {model.name!r} has several variables with the path {shared[0]!r}: name its layers differently")
-    return by_path
-
-
-def _assign(model: keras.Model, values: dict[str, Any]) -> None:
-    for path, variable in _variables(model).items():
-        variable.assign(values[path])
