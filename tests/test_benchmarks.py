@@ -1,0 +1,106 @@
+"""The benchmark harness: its statistics, its tables, its processes; and that the stock network is the network it claims to be."""
+
+import json
+import math
+
+import keras
+import pytest
+
+from benchmarks.harness import Comparison, Contender, Plan, Summary, compare, environment
+from benchmarks.stock import resnet50
+from benchmarks.table import Target, number, write
+
+PLAN = Plan(rounds=2, seconds=0.0, warm_up_seconds=0.0, threads=1)
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    times = {
+        "ours": {"step": [[10.0, 12.0, 30.0], [20.0], [40.0, 44.0]]},
+        "stock": {"step": [[200.0, 230.0], [1000.0]]},
+    }
+    return Comparison(times, {"ours": {"keras": "3.0"}, "stock": {"keras": "3.0"}}, environment(PLAN))
+
+
+def test_time_is_over_all_calls(comparison: Comparison) -> None:
+    assert comparison.time("ours", "step") == Summary(median=25.0, low=10.0, high=44.0, count=6)
+
+
+def test_ratio_pairs_the_fastest_calls_of_common_rounds(comparison: Comparison) -> None:
+    # Rounds 1 and 2: 200 / 10 and 1000 / 20. Round 3 is ours alone.
+    assert comparison.ratio("stock", "ours", "step") == Summary(median=35.0, low=20.0, high=50.0, count=2)
+
+
+def test_fastest_is_by_median(comparison: Comparison) -> None:
+    assert comparison.fastest(["stock", "ours"], "step") == "ours"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1234, "0.123"), (1.0, "1"), (12.34, "12.3"), (123.4, "123"), (17548.0, "17,548")]
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_targets_say_whether_they_are_met() -> None:
+    assert str(Target("speed-up", 35.0, at_least=20)) == "speed-up: 35 (target: at least 20; met)"
+    assert "MISSED" in str(Target("speed-up", 19.9, at_least=20))
+    assert "MISSED" in str(Target("slow-down", 1.4, at_most=1.3))
+
+
+def test_written_table(comparison: Comparison, tmp_path) -> None:
+    comparison.times["other"] = {}
+    written = write("x", "A title", comparison, "ours", ["a remark"], tmp_path)
+    assert (
+        sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.md"] == sorted(path.name for path in written)
+    )
+    lines = (tmp_path / "x.md").read_text("utf-8").splitlines()
+    assert lines[0] == "# A title"
+    assert lines[2:7] == [
+        "|  | step, ms | ÷ ours |",
+        "| --- | --- | --- |",
+        "| ours | 25 (10–44) | 1 (1–1) |",
+        "| stock | 230 (200–1,000) | 35 (20–50) |",
+        "| other | – | – |",
+    ]
+    assert lines[-1] == "* a remark"
+    record = json.loads((tmp_path / "x.json").read_text("utf-8"))
+    assert record["milliseconds_by_round"]["ours"]["step"][0] == {"fastest": 10.0, "median": 12.0, "calls": 3}
+
+
+MODULE = """
+import os, time
+def sleeper(seconds):
+    print("frameworks print")
+    return {"sleep": lambda: time.sleep(seconds * float(os.environ["FACTOR"]))}
+def broken():
+    raise ArithmeticError("no such thing")
+"""
+
+
+def test_contenders_take_turns_in_processes_of_their_own(tmp_path) -> None:
+    (tmp_path / "contenders.py").write_text(MODULE)
+    surroundings = {"PYTHONPATH": str(tmp_path), "FACTOR": "10"}
+    quick = Contender("quick", "contenders:sleeper", {"seconds": 0.0005}, environment=surroundings)
+    slow = Contender("slow", "contenders:sleeper", {"seconds": 0.01}, environment=surroundings, rounds=1)
+    result = compare([quick, slow], PLAN)
+    assert [len(result.times[name]["sleep"]) for name in ("quick", "slow")] == [2, 1]
+    assert result.time("quick", "sleep").low >= 5
+    assert result.time("slow", "sleep").low >= 100
+    assert "python" in result.versions["slow"]
+
+
+def test_a_contender_that_fails_is_reported(tmp_path) -> None:
+    (tmp_path / "contenders.py").write_text(MODULE)
+    contender = Contender("hopeless", "contenders:broken", environment={"PYTHONPATH": str(tmp_path)})
+    with pytest.raises(RuntimeError, match=r"(?s)hopeless stopped with exit code 1.*no such thing"):
+        compare([contender], PLAN)
+
+
+# Trainable parameters of torchvision's resnet50 and resnext50_32x4d.
+@pytest.mark.parametrize(("cardinality", "base_width", "parameters"), [(1, 64, 25_557_032), (32, 4, 25_028_904)])
+def test_stock_network_is_the_same_network(cardinality: int, base_width: int, parameters: int) -> None:
+    with keras.StatelessScope():
+        network = resnet50((64, 64, 3), cardinality, base_width)
+    assert sum(math.prod(variable.shape) for variable in network.trainable_variables) == parameters
+    assert network.output_shape == (None, 1000)
