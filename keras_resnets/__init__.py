@@ -4,6 +4,7 @@
 from keras_resnets import _startup  # noqa: F401  first, see there
 # isort: on
 from keras_resnets import layers
+from keras_resnets.export import ExportReport, export
 from keras_resnets.features import feature_extractor
 from keras_resnets.fusion import fuse
 from keras_resnets.models import BUILDERS as _BUILDERS
@@ -15,10 +16,12 @@ __version__ = "0.1.0"
 
 globals().update(_BUILDERS)
 __all__ = [
+    "ExportReport",
     "ModelInfo",
     "WeightsEntry",
     "create_model",
     "decode_predictions",
+    "export",
     "feature_extractor",
     "fuse",
     "layers",

@@ -1,0 +1,1 @@
+"""Programs for mobile: convert a network to TFLite, evaluate a TFLite file. Run from a checkout."""
