@@ -10,7 +10,7 @@ PYTEST := $(RUN) -m pytest -n 2 --dist worksteal
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-slow test-all lint bench clean
+.PHONY: help demo test test-slow test-all lint bench tables clean
 
 help:
 	@echo "make demo      train on scanned digits, export to every format, prove and compare the artifacts"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-all  the same and the long ones: large networks in double precision"
 	@echo "make lint      style and types"
 	@echo "make bench     speed beside stock Keras and PyTorch"
+	@echo "make tables    bring what is generated from the registry up to date, after adding a network"
 	@echo "make clean     remove what these targets made"
 
 demo: $(VENV)/demo.done
@@ -39,6 +40,9 @@ lint: $(VENV)/dev.done
 bench: $(VENV)/dev.done
 	$(RUN) -m benchmarks.grouped_conv
 	$(RUN) -m benchmarks.train_step
+
+tables: $(VENV)/dev.done
+	$(RUN) -m docs.tables
 
 clean:
 	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
