@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnets.layers import ConvNorm
+from keras_resnets.layers import BatchNorm, ConvNorm
 
 Config = dict[str, Any]
 
@@ -31,16 +31,16 @@ def fuse(model: keras.Model) -> keras.Model:
         ValueError: `model` has no graph of layers to rebuild: it is subclassed, or not built.
     """
     copy = _rebuilt(model, _folded)
-    folding = {
-        id(layer.conv.kernel): layer
+    norms = {
+        id(layer.conv.kernel): layer.norm
         for layer in model._flatten_layers()
         if isinstance(layer, ConvNorm) and layer.norm is not None
     }
-    folded = {id(weight) for layer in folding.values() for weight in layer.norm.weights}
+    folded = {id(weight) for norm in norms.values() for weight in norm.weights}
     weights: list[Any] = []
     for weight in model.weights:
-        if id(weight) in folding:
-            weights += _fold(folding[id(weight)])
+        if id(weight) in norms:
+            weights += _fold(weight, norms[id(weight)])
         elif id(weight) not in folded:
             weights.append(weight)
     copy.set_weights(weights)
@@ -55,13 +55,12 @@ def as_float32(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _fold(layer: ConvNorm) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias of the convolution that equals `layer` before its activation, in float64."""
-    norm = layer.norm
-    variables = (layer.conv.kernel, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-    kernel, gamma, beta, mean, variance = (ops.convert_to_numpy(variable).astype("float64") for variable in variables)
+def _fold(kernel: keras.Variable, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias, in float64, of the convolution that equals one with `kernel` followed by `norm`."""
+    variables = (kernel, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    values, gamma, beta, mean, variance = (ops.convert_to_numpy(variable).astype("float64") for variable in variables)
     scale = gamma / np.sqrt(variance + norm.epsilon)
-    return kernel * scale, beta - mean * scale
+    return values * scale, beta - mean * scale
 
 
 def _rebuilt(model: keras.Model, edit: Callable[[Config], Config]) -> keras.Model:

@@ -119,10 +119,8 @@ def _inputs(model: keras.Model, exporter: Exporter) -> np.ndarray:
             raise ValueError(f"images must be given for a model of unknown height and width, {tuple(shape)}")
         shape = tuple(size or find(model.variant).input_size for size in shape)
         real = real.reshape(0, *shape)
-    generator = np.random.default_rng(0)
-    random = generator.normal(size=(exporter.random_images, *shape))
-    if dtype.kind in "iu":
-        random = generator.integers(0, 256, random.shape)
+    generator, count = np.random.default_rng(0), (exporter.random_images, *shape)
+    random = generator.integers(0, 256, count) if dtype.kind in "iu" else generator.normal(size=count)
     return np.concatenate([real, random.astype(dtype)])
 
 

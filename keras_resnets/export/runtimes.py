@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+PACKAGES = ("tensorflow", "ai_edge_litert", "onnx", "onnxruntime")
 TIMED_RUNS = 20
 TIMED_SECONDS = 3.0
 
@@ -48,15 +49,22 @@ class Facts:
     versions: dict[str, str]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Runtime:
     """An opened artifact: `call` takes and returns one batch; `batch` is the only batch size it takes, or None."""
 
     operators: dict[str, int]
-    problems: list[str]
-    call: Callable[[np.ndarray], np.ndarray] | None = None
-    batch: int | None = None
+    call: Callable[[np.ndarray], np.ndarray]
+    batch: int | None
     partitions: int | None = None
+
+
+class ForeignOperators(Exception):
+    """Operators (all of them) and problems of an artifact that is not opened because of some of them."""
+
+    def __init__(self, operators: dict[str, int], problems: list[str]) -> None:
+        super().__init__(*problems)
+        self.operators, self.problems = operators, problems
 
 
 def run_artifact(path: str | Path, inputs: np.ndarray, batch_size: int = 1) -> tuple[np.ndarray, float]:
@@ -85,6 +93,9 @@ def inspect_artifact(path: str | Path, inputs: np.ndarray, batch_size: int,
     """Outputs for `inputs` in batches of `batch_size` (None if the artifact has problems) and facts, from a child process."""
     if not os.path.exists(path):
         raise ArtifactError(f"artifact {os.fspath(path)!r} does not exist")
+    _opener(os.fspath(path))
+    if not len(inputs) or batch_size < 1:
+        raise ValueError(f"inputs and batch_size must be at least one image, not {len(inputs)} and {batch_size}")
     with tempfile.TemporaryDirectory() as folder:
         np.save(os.path.join(folder, "inputs.npy"), inputs)
         # runpy rather than the file as a program: the file's directory, with its onnx.py, stays off the import path.
@@ -98,13 +109,13 @@ def inspect_artifact(path: str | Path, inputs: np.ndarray, batch_size: int,
         return None if facts.problems else np.load(os.path.join(folder, "outputs.npy")), facts
 
 
-def _open(path: str) -> Runtime:
+def _opener(path: str) -> Callable[[str], Runtime]:
     if os.path.isdir(path):
-        return _open_saved_model(path)
+        return _open_saved_model
     if path.endswith(".tflite"):
-        return _open_tflite(path)
+        return _open_tflite
     if path.endswith(".onnx"):
-        return _open_onnx(path)
+        return _open_onnx
     raise ArtifactError(f"artifact {path!r} is not a SavedModel directory, a .tflite file or an .onnx file")
 
 
@@ -117,14 +128,12 @@ def _open_saved_model(path: str) -> Runtime:
     signature = meta_graph.signature_def["serving_default"]
     ((feed, fetch),) = zip(signature.inputs.values(), signature.outputs.values(), strict=True)
     functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
+    operators = _called_operators(session.graph.get_tensor_by_name(fetch.name).op, functions)
     compiled = sorted(name for name, function in functions.items() if function.attr["_XlaMustCompile"].b)
+    if compiled:
+        raise ForeignOperators(operators, [f"function {name} is compiled by XLA per input shape" for name in compiled])
     batch = feed.tensor_shape.dim[0].size
-    return Runtime(
-        operators=_called_operators(session.graph.get_tensor_by_name(fetch.name).op, functions),
-        problems=[f"function {name} must be compiled by XLA for every input shape" for name in compiled],
-        call=lambda x: session.run(fetch.name, {feed.name: x}),
-        batch=batch if batch > 0 else None,
-    )
+    return Runtime(operators, lambda x: session.run(fetch.name, {feed.name: x}), batch if batch > 0 else None)
 
 
 def _called_operators(operation: Any, functions: dict[str, Any]) -> dict[str, int]:
@@ -146,7 +155,7 @@ def _open_tflite(path: str) -> Runtime:
     operators = _tflite_operators(path)
     problems = [f"operator {name} is not built into TFLite" for name in operators if name.startswith("CUSTOM:")]
     if problems:
-        return Runtime(operators, problems)
+        raise ForeignOperators(operators, problems)
     interpreter = Interpreter(path, num_threads=os.cpu_count())
     interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
@@ -161,7 +170,7 @@ def _open_tflite(path: str) -> Runtime:
 
     batch = int(source["shape_signature"][0])
     partitions = sum(node["op_name"] == "DELEGATE" for node in interpreter._get_ops_details())
-    return Runtime(operators, [], call, batch if batch > 0 else None, partitions)
+    return Runtime(operators, call, batch if batch > 0 else None, partitions)
 
 
 def _tflite_operators(path: str) -> dict[str, int]:
@@ -203,12 +212,12 @@ def _open_onnx(path: str) -> Runtime:
     operators = dict(collections.Counter(f"{node.domain}:{node.op_type}".lstrip(":") for node in model.graph.node))
     problems = [f"operator {name} is not an ONNX operator" for name in operators if not onnx.defs.has(name)]
     if problems:
-        return Runtime(operators, problems)
+        raise ForeignOperators(operators, problems)
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
     batch = source.shape[0] if isinstance(source.shape[0], int) else None
-    return Runtime(operators, [], lambda x: session.run(None, {source.name: x})[0], batch)
+    return Runtime(operators, lambda x: session.run(None, {source.name: x})[0], batch)
 
 
 def _run(runtime: Runtime, inputs: np.ndarray, batch_size: int) -> np.ndarray:
@@ -233,20 +242,23 @@ def _latency_ms(runtime: Runtime, inputs: np.ndarray, batch_size: int) -> float:
     return float(np.median(times)) / len(batch) * 1000
 
 
-def _main(path: str, folder: str, batch_size: int, timed_batch_size: int) -> None:
-    sys.modules.update(keras=None, keras_resnets=None)  # from here on, importing either of them fails
+def _facts(path: str, folder: str, batch_size: int, timed_batch_size: int) -> Facts:
+    """Opens and runs the artifact; its outputs go to the folder that its inputs came in."""
     inputs = np.load(os.path.join(folder, "inputs.npy"))
-    runtime = _open(path)
-    latency = None
-    if not runtime.problems:
-        np.save(os.path.join(folder, "outputs.npy"), _run(runtime, inputs, batch_size))
-        latency = _latency_ms(runtime, inputs, timed_batch_size)
-    versions = {
-        name: getattr(sys.modules[name], "__version__", "unknown")
-        for name in ("tensorflow", "ai_edge_litert", "onnx", "onnxruntime")
-        if name in sys.modules
-    }
-    facts = Facts(latency, runtime.operators, runtime.problems, runtime.partitions, versions)
+    try:
+        runtime = _opener(path)(path)
+    except ForeignOperators as foreign:
+        return Facts(None, foreign.operators, foreign.problems, None, {})
+    np.save(os.path.join(folder, "outputs.npy"), _run(runtime, inputs, batch_size))
+    latency = _latency_ms(runtime, inputs, timed_batch_size)
+    versions = {name: getattr(sys.modules[name], "__version__", "unknown") for name in PACKAGES if name in sys.modules}
+    return Facts(latency, runtime.operators, [], runtime.partitions, versions)
+
+
+def _main(path: str, folder: str, batch_size: int, timed_batch_size: int) -> None:
+    for package in ("keras", "keras_resnets"):
+        sys.modules[package] = None  # type: ignore[assignment]  # from here on, importing it fails
+    facts = _facts(path, folder, batch_size, timed_batch_size)
     Path(folder, "facts.json").write_text(json.dumps(dataclasses.asdict(facts)), "utf-8")
 
 

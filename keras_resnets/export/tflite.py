@@ -1,6 +1,7 @@
 """TensorFlow Lite (LiteRT): float32, float16 weights, or 8-bit integers throughout."""
 
 import dataclasses
+import functools
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -86,16 +87,17 @@ class TFLiteExporter(Exporter):
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
             if self.quantization == "float16":
                 converter.target_spec.supported_types = [tf.float16]
-            if self.quantization == "int8":
+            if self.calibration is not None:
                 converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-                converter.representative_dataset = self._calibration_batches
+                converter.representative_dataset = functools.partial(_batches, self.calibration, self.batch_size or 1)
                 converter.inference_input_type = converter.inference_output_type = tf.as_dtype(self.interface)
             with warnings.catch_warnings():
                 # The calibrator uses the interpreter that TensorFlow itself has deprecated.
                 warnings.filterwarnings("ignore", r"\s*Warning: tf.lite.Interpreter is deprecated")
                 path.write_bytes(converter.convert())
 
-    def _calibration_batches(self) -> Iterator[dict[str, np.ndarray]]:
-        size = self.batch_size or 1
-        for start in range(0, len(self.calibration), size):
-            yield {"image": np.resize(self.calibration[start : start + size], (size, *self.calibration.shape[1:]))}
+
+def _batches(images: np.ndarray, size: int) -> Iterator[dict[str, np.ndarray]]:
+    """`images` in batches of exactly `size`, the last one filled up by repetition."""
+    for start in range(0, len(images), size):
+        yield {"image": np.resize(images[start : start + size], (size, *images.shape[1:]))}
