@@ -176,10 +176,9 @@ class Network(keras.Model):
         weights_tag: tag of the pretrained weights that were loaded, or None.
     """
 
-    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **kwargs: Any) -> None:
-        super().__init__(inputs, outputs, name=name, **kwargs)
-        self.variant: str | None = None
-        self.weights_tag: str | None = None
+    # Defaults on the class: with a constructor of its own it would not be a functional model to Keras 3.12.
+    variant: str | None = None
+    weights_tag: str | None = None
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "variant": self.variant, "weights_tag": self.weights_tag}
