@@ -149,10 +149,10 @@ def _feature_tensor(model: keras.Model, name: str) -> Any:
     if name in ("bn1", "bn_1"):
         stem = model.get_layer("stem")
         return stem.norm(stem.conv(model.input))
-    prefix = "stem"
     if match := re.fullmatch(r"(layer|stage_|stages\.)(\d)", name):
         prefix = f"stage{int(match[2]) + _STAGE_NAMES[match[1]]}_block"
-    return [layer for layer in model.layers if layer.name.startswith(prefix)][-1].output
+        return [layer for layer in model.layers if layer.name.startswith(prefix)][-1].output
+    return model.get_layer("stem").output
 
 
 def train_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:
