@@ -45,7 +45,9 @@ def case_layers(case: dict[str, Any]) -> list[keras.layers.Layer]:
     channels, filters = case["input_shape"][-1], case["out_shape"][-1]
     if kind == "conv":
         dilation, groups = number.get("d", 1), number.get("g", 1)
-        return [layers.Conv2D(filters, size, stride, "symmetric", dilation, groups, use_bias=False, name="conv")]
+        return [layers.Conv2D(
+            filters, size, stride, "symmetric", dilation_rate=dilation, groups=groups, use_bias=False, name="conv"
+        )]
     if kind in ("avgdown", "convdown"):
         return shortcut_layers("D" if kind == "avgdown" else "B", channels, filters, stride, NORM)
     if kind == "blurpool":

@@ -35,9 +35,9 @@ class Conv2D(keras.layers.Conv2D):
     """
 
     def __init__(self, filters: int, kernel_size: int | Sequence[int], strides: int | Sequence[int] = 1,
-                 padding: Any = "valid", dilation_rate: int | Sequence[int] = 1, groups: int = 1,
-                 **kwargs: Any) -> None:  # fmt: skip
-        super().__init__(filters, kernel_size, strides=strides, groups=groups, **kwargs)
+                 padding: Any = "valid", data_format: str | None = None, dilation_rate: int | Sequence[int] = 1,
+                 groups: int = 1, **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(filters, kernel_size, strides=strides, data_format=data_format, groups=groups, **kwargs)
         require_channels_last(self.data_format)
         self.dilation_rate = ops.pair(dilation_rate)
         self.padding = ops.standardize_padding(padding, self.kernel_size, self.dilation_rate)
@@ -55,8 +55,8 @@ def bare_conv(filters: int, kernel_size: int, strides: int = 1, *, dilation: int
               name: str | None = None) -> Conv2D:  # fmt: skip
     """A symmetrically padded convolution without bias and normalisation; `zero` starts its kernel at zero."""
     initializer = "zeros" if zero else he_fan_out()
-    return Conv2D(filters, kernel_size, strides, "symmetric", dilation, use_bias=False, kernel_initializer=initializer,
-                  name=name)  # fmt: skip
+    return Conv2D(filters, kernel_size, strides, "symmetric", dilation_rate=dilation, use_bias=False,
+                  kernel_initializer=initializer, name=name)  # fmt: skip
 
 
 def require_channels_last(data_format: str) -> None:
@@ -90,7 +90,7 @@ class ConvNorm(Composite):
                  **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
         folded = norm.get("folded", False)
-        self.conv = Conv2D(filters, kernel_size, strides, padding, dilation, groups, use_bias=folded,
+        self.conv = Conv2D(filters, kernel_size, strides, padding, dilation_rate=dilation, groups=groups, use_bias=folded,
                            kernel_initializer=he_fan_out(), name="conv")  # fmt: skip
         self.norm = None if folded else BatchNorm(**norm, zero_gamma=zero_gamma, name="norm")
         self.activation = keras.activations.get(activation)

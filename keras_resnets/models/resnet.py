@@ -55,22 +55,24 @@ class BasicBlock(ResidualBlock):
         first_dilation, dilation: of the first and the second convolution.
         antialias: "blur" or "avg" moves the stride into a pool after the first convolution.
         attention, se_channels: see `attention_layers`.
+        relu_before_attention: a ReLU after the second convolution too (the timm port of Caffe's SE-ResNets).
         zero_gamma: start the last normalisation's scale at zero.
         shortcut, norm, drop_path: see `ResidualBlock`.
     """
 
     def __init__(self, filters: int, strides: int = 1, *, norm: dict[str, Any], first_dilation: int = 1, dilation: int = 1,
                  antialias: Antialias = None, attention: str | None = None, se_channels: int = 0,
-                 zero_gamma: bool = False, shortcut: ShortcutKind = "B", drop_path: float = 0.0,
-                 **kwargs: Any) -> None:  # fmt: skip
+                 relu_before_attention: bool = False, zero_gamma: bool = False, shortcut: ShortcutKind = "B",
+                 drop_path: float = 0.0, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, strides, shortcut, norm, drop_path, **kwargs)
         pool = antialias_layers(antialias, strides)
         self.branch = [
             ConvNorm(filters, 3, 1 if pool else strides, dilation=first_dilation, activation="relu", norm=norm, name="conv1"),
             *pool,
-            ConvNorm(filters, 3, dilation=dilation, norm=norm, zero_gamma=zero_gamma, name="conv2"),
+            ConvNorm(filters, 3, dilation=dilation, activation="relu" if relu_before_attention else None, norm=norm,
+                     zero_gamma=zero_gamma, name="conv2"),
             *attention_layers(attention, filters, se_channels),
-        ]
+        ]  # fmt: skip
 
 
 @register_layer
@@ -124,8 +126,9 @@ class ResNetSpec(Spec):
         reduce_first: divides the channels of a bottleneck's first 1x1 (2 in SENet-154).
         antialias: None, "blur" or "avg".
         attention: None, "se" or "eca".
-        se_reduction: channels of the block's output (for `se_divisor` 0: of its base width) per channel of the gate.
+        se_reduction: channels of the block's output per channel of the gate.
         se_divisor: the gate's channels are rounded to a multiple of this.
+        relu_before_attention: of basic blocks, see `BasicBlock`.
         shortcut_kernel: size of strided projections.
         output_stride: 32, 16 or 8; smaller ones dilate the last stages instead of striding.
     """
@@ -143,6 +146,7 @@ class ResNetSpec(Spec):
     attention: Literal[None, "se", "eca"] = None
     se_reduction: int = 16
     se_divisor: int = 8
+    relu_before_attention: bool = False
     shortcut_kernel: int = 1
     output_stride: Literal[32, 16, 8] = 32
 
@@ -165,7 +169,10 @@ def resnet_block(spec: ResNetSpec, stage: int, place: BlockPlace) -> ResidualBlo
         "zero_gamma": spec.zero_gamma, "drop_path": place.drop_path, "name": place.name,
     }  # fmt: skip
     if spec.block == "basic":
-        return BasicBlock(filters, first_dilation=place.first_dilation, dilation=place.dilation, **shared)
+        return BasicBlock(
+            filters, first_dilation=place.first_dilation, dilation=place.dilation,
+            relu_before_attention=spec.relu_before_attention, **shared,
+        )  # fmt: skip
     width = spec.width(stage)
     return Bottleneck(
         filters, width, reduced_width=width // spec.reduce_first, groups=spec.cardinality, dilation=place.first_dilation,

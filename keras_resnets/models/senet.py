@@ -4,7 +4,7 @@ Squeeze-excitation (Hu et al., 2018, arXiv 1709.01507) and efficient channel att
 gate the residual branch after its last normalisation, before the addition. Blocks and builder are those of resnet.py.
 
 `legacy_*` rows are the authors' Caffe networks: the stride of an SE-ResNet is in the first 1x1, the stem's max pool rounds up
-without padding, basic blocks reduce by their base width. The other rows are timm's: stride in the 3x3, symmetric pool, the
+without padding, basic blocks have a ReLU before the gate. The other rows are timm's: stride in the 3x3, symmetric pool, the
 gate's channels rounded to multiples of 8. SENet-154 halves the first 1x1, has 3x3 projections and drops out 0.2.
 """
 
@@ -69,8 +69,8 @@ VARIANTS = [
     _se("seresnext101d_32x8d", "SEResNeXt101D_32x8d", 101, **D, **X32X8),
     _se("seresnextaa101d_32x8d", "SEResNeXtAA101D_32x8d", 101, **D, **X32X8, **AA),
     _se("senet154", "SENet154", 152, **SENET154),
-    _legacy("legacy_seresnet18", "LegacySEResNet18", 18),
-    _legacy("legacy_seresnet34", "LegacySEResNet34", 34),
+    _legacy("legacy_seresnet18", "LegacySEResNet18", 18, relu_before_attention=True),
+    _legacy("legacy_seresnet34", "LegacySEResNet34", 34, relu_before_attention=True),
     _legacy("legacy_seresnet50", "LegacySEResNet50", 50, stride_in_1x1=True),
     _legacy("legacy_seresnet101", "LegacySEResNet101", 101, stride_in_1x1=True),
     _legacy("legacy_seresnet152", "LegacySEResNet152", 152, stride_in_1x1=True),

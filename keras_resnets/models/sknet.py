@@ -115,8 +115,8 @@ _SK_NAMES = [
     (r"(conv\d)/reduce/conv/", r"\1.attn.fc_reduce."),
     (r"(conv\d)/reduce/norm/", r"\1.attn.bn."),
     (r"(conv\d)/select/", r"\1.attn.fc_select."),
-    (r"/(conv\d)/conv/", r"/\1.conv."),
-    (r"/(conv\d)/norm/", r"/\1.bn."),
+    (r"^(stage.+)/(conv\d)/conv/", r"\1/\2.conv."),
+    (r"^(stage.+)/(conv\d)/norm/", r"\1/\2.bn."),
 ]
 
 
