@@ -48,14 +48,14 @@ def exporting() -> Iterator[None]:
         _export_depth -= 1
 
 
-def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
     """An int as ``(int, int)``; a pair unchanged."""
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 def standardize_padding(
     padding: Any, kernel_size: tuple[int, int], dilation: tuple[int, int] = (1, 1)
-) -> Padding | Literal["valid", "same"]:
+) -> Padding | Literal["same"]:
     """Any spelling of padding as `((top, bottom), (left, right))`, or "same", which depends on the input's size.
 
     Raises:
@@ -112,7 +112,7 @@ def window_output_shape(
     return (output[0], output[1])
 
 
-def _same_pads(size: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int] | None:
+def _same_pads(size: int | None, kernel: int, stride: int, dilation: int) -> Any:
     """What TensorFlow's "same" pads along an axis; None if that depends on an unknown size."""
     reach = dilation * (kernel - 1)
     if stride == 1:
@@ -143,7 +143,7 @@ def conv2d(
     x: Any,
     kernel: Any,
     strides: tuple[int, int] = (1, 1),
-    padding: Padding | Literal["same"] = NO_PADDING,
+    padding: Any = NO_PADDING,
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
 ) -> Any:
@@ -163,6 +163,8 @@ def conv2d(
     if max(strides) > 1 and max(dilation) > 1:
         # No backend of Keras takes both: the convolution runs at stride 1 and its output is subsampled.
         if padding == "same":
+            if None in x.shape[1:3]:
+                raise ValueError(f"padding 'same' with strides {strides} and dilation {dilation} needs a known height and width")
             padding = tuple(_same_pads(x.shape[1 + i], kernel.shape[i], strides[i], dilation[i]) for i in (0, 1))
         y = conv2d(pad2d(x, padding), kernel, (1, 1), NO_PADDING, dilation, groups)
         return y[:, :: strides[0], :: strides[1], :]
@@ -205,7 +207,9 @@ def _chunked_conv2d(x: Any, kernel: Any, strides: Any, mode: str, dilation: Any,
     """Grouped convolution as a few dense ones: `chunks` of `groups / chunks` groups with block-diagonal kernels."""
     channels = x.shape[-1] // groups
     filters = kernel.shape[-1] // groups
-    per_chunk = next(d for d in range(1, groups + 1) if groups % d == 0 and (d * channels >= _MIN_CHUNK_CHANNELS or d == groups))
+    per_chunk = next(
+        d for d in range(1, groups + 1) if groups % d == 0 and (d * channels >= _MIN_CHUNK_CHANNELS or d == groups)
+    )
     chunks = groups // per_chunk
     height, width = kernel.shape[:2]
     blocks = tf.reshape(kernel, (height, width, channels, chunks, per_chunk, filters))
@@ -219,7 +223,7 @@ def _chunked_conv2d(x: Any, kernel: Any, strides: Any, mode: str, dilation: Any,
     return tf.concat(parts, axis=-1)
 
 
-def pad2d(x: Any, padding: Padding, mode: str = "constant") -> Any:
+def pad2d(x: Any, padding: Any, mode: str = "constant") -> Any:
     """Pads height and width by `((top, bottom), (left, right))` pixels; `mode` as in `keras.ops.pad`."""
     return x if padding == NO_PADDING else ops.pad(x, ((0, 0), *padding, (0, 0)), mode)
 
@@ -229,7 +233,7 @@ def max_pool2d(
     pool_size: tuple[int, int],
     strides: tuple[int, int],
     padding: Padding = NO_PADDING,
-    pad_mode: Literal["symmetric", "constant"] = "symmetric",
+    pad_mode: str = "symmetric",
 ) -> Any:
     """Max pooling whose padding never wins.
 
@@ -240,7 +244,9 @@ def max_pool2d(
     half = [size // 2 for size in pool_size]
     while pad_mode == "symmetric" and any(max(pads) > limit for pads, limit in zip(padding, half, strict=True)):
         # More than half a window, as under ceil mode: the border is repeated first, a mirror image of one pixel at a time.
-        (top, bottom), (left, right) = [[int(pad > limit) for pad in pads] for pads, limit in zip(padding, half, strict=True)]
+        (top, bottom), (left, right) = [
+            [int(pad > limit) for pad in pads] for pads, limit in zip(padding, half, strict=True)
+        ]
         x = pad2d(x, ((top, bottom), (left, right)), "symmetric")
         padding = ((padding[0][0] - top, padding[0][1] - bottom), (padding[1][0] - left, padding[1][1] - right))
     x, mode = _pad_unless_same(x, pool_size, strides, (1, 1), padding, mode=pad_mode)
@@ -264,7 +270,9 @@ def avg_pool2d(
 
 def xla_has_fast_groups() -> bool:
     """Whether a grouped convolution compiled by XLA is worth having: not on TensorFlow without an accelerator."""
-    return _BACKEND != "tensorflow" or bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+    return _BACKEND != "tensorflow" or bool(
+        tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU")
+    )
 
 
 def has_fused_batch_norm(x: Any) -> bool:

@@ -1,0 +1,199 @@
+"""The hot primitives against NumPy: every path that a convolution can take, with gradients."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from keras_resnets import ops
+
+pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="these are paths of the TensorFlow backend")
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+SHAPE, FILTERS = (2, 9, 10, 32), 64
+ONE = ((1, 1), (1, 1))
+# kernel size, strides, padding, dilation, groups
+CASES = [
+    ((3, 3), (1, 1), ONE, (1, 1), 1),
+    ((3, 3), (1, 1), ONE, (1, 1), 4),
+    ((3, 3), (2, 2), ONE, (1, 1), 8),
+    ((3, 3), (2, 1), ((0, 1), (2, 1)), (1, 1), 2),
+    ((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
+    ((3, 3), (1, 1), ((2, 2), (1, 1)), (2, 1), 16),
+    ((3, 3), (2, 2), ((2, 2), (2, 2)), (2, 2), 8),
+    ((1, 1), (2, 2), ops.NO_PADDING, (1, 1), 32),
+    ((5, 3), (1, 1), ops.NO_PADDING, (1, 1), 4),
+]
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}
+
+
+def numpy_conv2d(x: Any, kernel: Any, r: Any, strides: Any, padding: Any, dilation: Any, groups: int) -> tuple[Any, Any, Any]:
+    """The convolution tap by tap, and the gradients of `sum(y * r)` for `x` and `kernel` (none for `r` None)."""
+    padded = np.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns, inputs, _ = kernel.shape
+    height, width = (
+        (size - d * (k - 1) - 1) // s + 1
+        for size, k, s, d in zip(padded.shape[1:3], kernel.shape, strides, dilation, strict=False)
+    )
+    grouped = np.stack(np.split(kernel, groups, axis=-1))  # (groups, rows, columns, inputs, filters / groups)
+    y, grad_padded, grad_kernel = 0, np.zeros_like(padded), np.zeros_like(grouped)
+    for i in range(rows):
+        for j in range(columns):
+            window = (slice(None), *(
+                slice(d * tap, d * tap + s * (size - 1) + 1, s)
+                for d, tap, s, size in zip(dilation, (i, j), strides, (height, width), strict=True)
+            ))  # fmt: skip
+            patch = padded[window].reshape(-1, height, width, groups, inputs)
+            y = y + np.einsum("bhwgi,gio->bhwgo", patch, grouped[:, i, j])
+            if r is not None:
+                upstream = r.reshape(-1, height, width, groups, r.shape[-1] // groups)
+                grad_kernel[:, i, j] = np.einsum("bhwgi,bhwgo->gio", patch, upstream)
+                grad_padded[window] += np.einsum("bhwgo,gio->bhwgi", upstream, grouped[:, i, j]).reshape(
+                    -1, height, width, x.shape[-1]
+                )
+    y = y.reshape(-1, height, width, kernel.shape[-1])
+    (top, bottom), (left, right) = padding
+    grad_x = grad_padded[:, top : padded.shape[1] - bottom, left : padded.shape[2] - right]
+    return y, grad_x, np.concatenate(list(grad_kernel), axis=-1)
+
+
+def close(value: Any, expected: np.ndarray, dtype: str) -> bool:
+    difference = np.abs(tf.cast(value, "float64").numpy() - expected).max()
+    return bool(difference <= TOLERANCE[dtype] * np.abs(expected).max())
+
+
+def check(case: Any, dtype: str, jit: bool = False) -> None:
+    size, strides, padding, dilation, groups = case
+    random = np.random.default_rng(0)
+    x = tf.cast(random.normal(size=SHAPE), dtype)
+    kernel = tf.cast(random.normal(size=(*size, SHAPE[-1] // groups, FILTERS)), dtype)
+    exact = [tf.cast(tensor, "float64").numpy() for tensor in (x, kernel)]
+    y, _, _ = numpy_conv2d(*exact, None, strides, padding, dilation, groups)
+    r = random.choice([-1.0, 1.0], size=y.shape)  # exact in every precision
+    expected = numpy_conv2d(*exact, r, strides, padding, dilation, groups)
+
+    @tf.function(jit_compile=jit)
+    def step(x: Any, kernel: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = ops.conv2d(x, kernel, strides, padding, dilation, groups)
+            loss = tf.reduce_sum(y * tf.cast(r, dtype))
+        return y, *tape.gradient(loss, [x, kernel])
+
+    for value, reference in zip(step(x, kernel), expected, strict=True):
+        assert value.dtype == dtype
+        assert close(value, reference, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES)
+def test_conv2d(case: Any, dtype: str) -> None:
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES)
+def test_conv2d_without_native_gradients(case: Any, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "_native_conv_works", lambda *arguments: False)
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[5]])
+def test_conv2d_under_xla(case: Any) -> None:
+    check(case, "float32", jit=True)
+
+
+def test_conv2d_without_onednn() -> None:
+    """As other processors and operating systems run TensorFlow: no native gradient for groups, nor for dilation."""
+    program = (
+        "import sys, pytest; from keras_resnets import ops; "
+        "assert not ops._native_gradient_works('float32', grouped=True, dilated=False); "
+        "assert not ops._native_gradient_works('float32', grouped=False, dilated=True); "
+        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', {__file__ + '::test_conv2d'!r}]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"},
+        cwd=pathlib.Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert f"{len(CASES) * len(TOLERANCE)} passed" in run.stdout
+
+
+def graph_ops(function: Any) -> list[str]:
+    concrete = tf.function(function).get_concrete_function(tf.TensorSpec((None, 8, 8, 32)))
+    return [operation.type for operation in concrete.graph.get_operations()]
+
+
+def test_exporting_gives_the_native_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even on a machine that cannot train with it."""
+    monkeypatch.setattr(ops, "_native_gradient_works", lambda *arguments: False)
+    kernel = tf.ones((3, 3, 1, 32))
+
+    def convolution(x: Any) -> Any:
+        return ops.conv2d(x, kernel, (1, 1), ONE, groups=32)
+
+    with ops.exporting():
+        assert graph_ops(convolution).count("Conv2D") == 1
+    assert graph_ops(convolution).count("Conv2D") == 2  # 16 channels per chunk
+
+
+@pytest.mark.parametrize(
+    "spelling, expected",
+    [
+        ("valid", ((0, 0), (0, 0))),
+        ("same", "same"),
+        ("symmetric", ((2, 2), (3, 3))),
+        (2, ((2, 2), (2, 2))),
+        ((1, 3), ((1, 1), (3, 3))),
+        ([[0, 1], [2, 3]], ((0, 1), (2, 3))),
+    ],
+)
+def test_padding_spellings(spelling: Any, expected: Any) -> None:
+    assert ops.standardize_padding(spelling, (5, 3), (1, 3)) == expected
+
+
+@pytest.mark.parametrize("spelling", ["full", -1, (1, -1), ((1, 2), 3), 1.5, None, (1, 2, 3), ((0, -1), (0, 0))])
+def test_padding_errors(spelling: Any) -> None:
+    with pytest.raises(ValueError, match="padding must be 'valid', 'same', 'symmetric'"):
+        ops.standardize_padding(spelling, (3, 3))
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("window", [1, 2, 3, 5])
+def test_same_is_used_only_where_it_is_the_padding_asked_for(size: int, stride: int, window: int) -> None:
+    """Against TensorFlow itself: the shortcut through "SAME" never changes a value."""
+    x = tf.random.normal((1, size, size, 1))
+    kernel = tf.random.normal((window, window, 1, 1))
+    for pad in range(window):
+        padded = tf.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        if padded.shape[1] >= window:
+            expected = tf.nn.conv2d(padded, kernel, stride, "VALID")
+            np.testing.assert_allclose(ops.conv2d(x, kernel, (stride,) * 2, ((pad, pad),) * 2), expected, atol=1e-5)
+
+
+def test_window_output_shape() -> None:
+    shape = (None, 7, None, 3)
+    assert ops.window_output_shape(shape, (3, 3), (2, 2), ONE) == (4, None)
+    assert ops.window_output_shape(shape, (3, 3), (2, 2), "same") == (4, None)
+    assert ops.window_output_shape(shape, (3, 3), (1, 1), ops.NO_PADDING, (2, 2)) == (3, None)
+    with pytest.raises(ValueError, match=r"input of shape \(None, 2, 9, 3\) is too small"):
+        ops.window_output_shape((None, 2, 9, 3), (3, 3), (1, 1), ops.NO_PADDING)
+
+
+def test_xla_is_refused_for_grouped_convolutions_without_an_accelerator() -> None:
+    """`fit` with `jit_compile="auto"` must not run them several hundred times slower."""
+    from keras_resnets.layers import Conv2D
+
+    assert Conv2D(32, 3, groups=4).supports_jit == bool(tf.config.list_physical_devices("GPU"))
+    assert Conv2D(32, 3).supports_jit
