@@ -26,21 +26,37 @@ def update_sizes() -> None:
 
 
 def families() -> list[str]:
-    """Names of the families, in the order of their first network."""
+    """Names of the families, sorted."""
     return sorted({kr.model_info(name).family for name in kr.list_models()}, key=str.lower)
 
 
 def models_page() -> str:
     """docs/models.md: every network, family by family."""
-    lines = ["# Networks", "", "Generated from the registry by `make tables`. Parameters are trainable ones, GMACs are for one image of the",
-             "size given; both with the default number of classes. Weights are tags for `weights=`, the first is \"imagenet\".", ""]  # fmt: skip
+    lines = [
+        "# Networks",
+        "",
+        "Generated from the registry by `make tables`. Parameters are trainable ones, GMACs are for one image of the size",
+        "given, both with the default number of classes. Weights are tags for `weights=`, the first is the default.",
+        "",
+    ]
     for family in families():
-        lines += [f"## {family}", "", "| name | builder | parameters | GMACs | input | weights |", "|---|---|---:|---:|---:|---|"]
+        lines += [
+            f"## {family}",
+            "",
+            "| name | builder | parameters | GMACs | input | weights |",
+            "|---|---|---:|---:|---:|---|",
+        ]
         for name in kr.list_models(family=family):
             info = kr.model_info(name)
             tags = ", ".join(f"`{tag}`" for tag in info.weights) or "–"
-            lines.append(f"| `{name}` | `{info.builder}` | {info.params:,} | {info.gmacs:.3f} | {info.input_size} | {tags} |")
-        lines += ["", "Papers: " + "; ".join(sorted({kr.model_info(name).paper for name in kr.list_models(family=family)})) + ".", ""]
+            lines.append(
+                f"| `{name}` | `{info.builder}` | {info.params:,} | {info.gmacs:.3f} | {info.input_size} | {tags} |"
+            )
+        lines += [
+            "",
+            "Papers: " + "; ".join(sorted({kr.model_info(name).paper for name in kr.list_models(family=family)})) + ".",
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 # isort: off
 from keras_resnets import _startup  # noqa: F401  first, see there
+
 # isort: on
 from keras_resnets import layers
 from keras_resnets.export import ExportReport, export

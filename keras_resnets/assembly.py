@@ -17,7 +17,7 @@ from keras_resnets.layers.base import chain, register_layer
 from keras_resnets.layers.conv import bare_conv, require_channels_last
 
 
-def nearest(given: str, allowed: Iterable[str]) -> str:
+def nearest(given: object, allowed: Iterable[str]) -> str:
     """A sentence part for error messages: the nearest of the allowed names, or all of them if few."""
     names = sorted(allowed)
     close = difflib.get_close_matches(str(given), names, n=3, cutoff=0.5)

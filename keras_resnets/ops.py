@@ -164,7 +164,9 @@ def conv2d(
         # No backend of Keras takes both: the convolution runs at stride 1 and its output is subsampled.
         if padding == "same":
             if None in x.shape[1:3]:
-                raise ValueError(f"padding 'same' with strides {strides} and dilation {dilation} needs a known height and width")
+                raise ValueError(
+                    f"padding 'same' with strides {strides} and dilation {dilation} needs a known height and width"
+                )
             padding = tuple(_same_pads(x.shape[1 + i], kernel.shape[i], strides[i], dilation[i]) for i in (0, 1))
         y = conv2d(pad2d(x, padding), kernel, (1, 1), NO_PADDING, dilation, groups)
         return y[:, :: strides[0], :: strides[1], :]

@@ -9,6 +9,7 @@ import importlib.resources
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from keras.src.backend.common import global_state
 
 from keras_resnets.assembly import Network, Pooling, Spec, assemble, image_input, nearest
 
-Rename = tuple[str, str]
+# A pattern in our variable paths and what it becomes.
+Rename = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,7 @@ _NORMALISATION = {
 
 
 def _read_data(name: str) -> str:
-    return importlib.resources.files("keras_resnets").joinpath("data", name).read_text("utf-8")
+    return importlib.resources.files("keras_resnets").joinpath("data").joinpath(name).read_text("utf-8")
 
 
 @functools.cache
@@ -197,9 +199,9 @@ def _builder(variant: Variant) -> Callable[..., Network]:
     return build
 
 
-def find(name: str) -> Variant:
+def find(name: str | None) -> Variant:
     """The row called `name`; ValueError with the nearest names if there is none."""
-    if name not in _VARIANTS:
+    if name is None or name not in _VARIANTS:
         raise ValueError(f"unknown network {name!r}: {nearest(name, _VARIANTS)}")
     return _VARIANTS[name]
 

@@ -1,7 +1,7 @@
 """Every reference entry in single precision, through the fast paths, and mistakes that these checks must see."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np

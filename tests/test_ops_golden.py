@@ -45,9 +45,11 @@ def case_layers(case: dict[str, Any]) -> list[keras.layers.Layer]:
     channels, filters = case["input_shape"][-1], case["out_shape"][-1]
     if kind == "conv":
         dilation, groups = number.get("d", 1), number.get("g", 1)
-        return [layers.Conv2D(
-            filters, size, stride, "symmetric", dilation_rate=dilation, groups=groups, use_bias=False, name="conv"
-        )]
+        return [
+            layers.Conv2D(
+                filters, size, stride, "symmetric", dilation_rate=dilation, groups=groups, use_bias=False, name="conv"
+            )
+        ]
     if kind in ("avgdown", "convdown"):
         return shortcut_layers("D" if kind == "avgdown" else "B", channels, filters, stride, NORM)
     if kind == "blurpool":
@@ -96,7 +98,9 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", reference.OPS.values(), ids=list(reference.OPS))
-def test_operator(case: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], request: pytest.FixtureRequest) -> None:
+def test_operator(
+    case: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], request: pytest.FixtureRequest
+) -> None:
     if dtype == "float64":
         request.getfixturevalue("float64")
     name, shape = case["id"], case["input_shape"]

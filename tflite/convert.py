@@ -1,4 +1,6 @@
-"""Converts a network to TFLite: `python -m tflite.convert resnet20_cifar digits.tflite --weights digits --quantization int8 --calibration digits`.
+"""Converts a network to TFLite.
+
+    python -m tflite.convert resnet20_cifar digits.tflite --weights digits --quantization int8 --calibration digits
 
 The file is run by LiteRT and compared with the network before it is kept; see docs/export.md.
 """
@@ -29,7 +31,9 @@ def open_network(name: str, weights: str | None) -> Network:
             raise ValueError(f"model {name!r} is not a network of keras_resnets")
         return network
     if weights is None:
-        raise ValueError(f"--weights is needed for {name!r}: one of {', '.join(kr.model_info(name).weights) or 'your files'}")
+        raise ValueError(
+            f"--weights is needed for {name!r}: one of {', '.join(kr.model_info(name).weights) or 'your files'}"
+        )
     return kr.create_model(name, weights=weights)
 
 

@@ -19,7 +19,9 @@ from tflite.sources import digits
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code, 1 after a line that says what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m tflite.evaluate", description="Accuracy of TFLite files on the digits.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tflite.evaluate", description="Accuracy of TFLite files on the digits."
+    )
     parser.add_argument("files", nargs="+", metavar="FILE.tflite")
     options = parser.parse_args(arguments)
     images, labels = digits("test")

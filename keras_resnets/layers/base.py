@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-Shape = tuple[int | None, ...]
+# Sizes are ints, None where unknown; the channels are always known, which the type system cannot be told.
+Shape = tuple[Any, ...]
 
 register_layer = keras.saving.register_keras_serializable("keras_resnets")
 
@@ -18,8 +19,8 @@ class Composite(keras.layers.Layer):
     one gives the output's shape. From that list come `build`, `compute_output_shape` and so a fast symbolic call: the
     body of `call` is not traced while a functional model is assembled. Sublayers take over the layer's dtype policy.
 
-    `training` needs no mention in `call`: Keras hands it on to sublayers. Constructor arguments are plain numbers, strings, lists and dicts, so that Keras' automatic configuration serialises
-    the layer.
+    `training` needs no mention in `call`: Keras hands it on to sublayers. Constructor arguments are plain numbers, strings,
+    lists and dicts, so that Keras' automatic configuration serialises the layer.
     """
 
     @abc.abstractmethod

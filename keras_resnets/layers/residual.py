@@ -94,8 +94,8 @@ class ResidualBlock(Composite):
         return [self.branch, self.shortcut]
 
     def build(self, input_shape: Shape) -> None:
-        kind, *arguments = self.shortcut_arguments
-        self.shortcut = shortcut_layers(kind, input_shape[-1], *arguments)
+        kind, filters, strides, norm, kernel_size = self.shortcut_arguments
+        self.shortcut = shortcut_layers(kind, input_shape[-1], filters, strides, norm, kernel_size)
         self.drop_path.dtype_policy = self.dtype_policy
         super().build(input_shape)
 

@@ -1,9 +1,9 @@
 """The ablations of Identity Mappings (He et al., 2016, arXiv 1603.05027) on CIFAR ResNets, as options.
 
-`activation_order` (table 2, figure 4) moves normalisation and ReLU around the addition; `skip` (table 1, figure 2) puts something on
-the shortcut of every unit. The rows are the paper's ResNet-110 of basic units and ResNet-164 of bottlenecks; by default they are
-the original units and the identity, that is the networks of resnet_cifar.py. Shortcuts that change the shape are projections
-before `skip` applies (the paper does not say), bare ones where the input is pre-activated.
+`activation_order` (table 2, figure 4) moves normalisation and ReLU around the addition; `skip` (table 1, figure 2) puts
+something on the shortcut of every unit. The rows are the paper's ResNet-110 of basic units and ResNet-164 of bottlenecks; by
+default they are the original units and the identity, that is the networks of resnet_cifar.py. Shortcuts that change the shape
+do so before `skip` applies (the paper does not say); projections are bare where the input is pre-activated.
 """
 
 import dataclasses
@@ -53,7 +53,14 @@ class SkipScaling(Composite):
         if self.skip in ("exclusive_gate", "shortcut_gate"):
             bias = keras.initializers.Constant(self.gate_bias)
             self.on_shortcut = [
-                Conv2D(shape[-1], 1, kernel_initializer=he_fan_out(), bias_initializer=bias, activation="sigmoid", name="gate")
+                Conv2D(
+                    shape[-1],
+                    1,
+                    kernel_initializer=he_fan_out(),
+                    bias_initializer=bias,
+                    activation="sigmoid",
+                    name="gate",
+                )
             ]
         elif self.skip == "conv1x1":
             self.on_shortcut = [bare_conv(shape[-1], 1, name="conv")]

@@ -23,7 +23,7 @@ from keras_resnets.layers import AvgPool2D, BlurPool2D, ConvNorm, EfficientChann
 from keras_resnets.layers.attention import round_channels
 from keras_resnets.layers.base import register_layer
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
-from keras_resnets.registry import Variant, register
+from keras_resnets.registry import Rename, Variant, register
 
 Antialias = Literal["blur", "avg"] | None
 WIDTHS = (64, 128, 256, 512)
@@ -163,7 +163,7 @@ class ResNetSpec(Spec):
 def resnet_block(spec: ResNetSpec, stage: int, place: BlockPlace) -> ResidualBlock:
     """The block at `place` of stage 0 to 3."""
     filters = WIDTHS[stage] * spec.expansion
-    shared = {
+    shared: dict[str, Any] = {
         "strides": place.strides, "norm": spec.norm, "shortcut": spec.shortcut, "antialias": spec.antialias,
         "attention": spec.attention, "se_channels": round_channels(filters / spec.se_reduction, spec.se_divisor),
         "zero_gamma": spec.zero_gamma, "drop_path": place.drop_path, "name": place.name,
@@ -192,7 +192,7 @@ def resnet(spec: ResNetSpec, inputs: Any, make_block: Callable[[Any, int, BlockP
 
 
 # Our variable paths to the names of torchvision and timm, applied in order.
-PYTORCH_NAMES = [
+PYTORCH_NAMES: list[Rename] = [
     (r"^stem/conv/", "conv1."),
     (r"^stem/norm/", "bn1."),
     (r"^stem/conv1/conv/", "conv1.0."),
@@ -214,7 +214,11 @@ PYTORCH_NAMES = [
     (r"^predictions/", "fc."),
 ]
 # With an average pool (or its place, an identity) before the projection, the Sequential's indices move up by one.
-PYTORCH_NAMES_D = [(r"shortcut/conv/", "downsample.1."), (r"shortcut/norm/", "downsample.2."), *PYTORCH_NAMES]
+PYTORCH_NAMES_D: list[Rename] = [
+    (r"shortcut/conv/", "downsample.1."),
+    (r"shortcut/norm/", "downsample.2."),
+    *PYTORCH_NAMES,
+]
 
 RESNET = "He et al., 2015, arXiv 1512.03385"
 TRICKS = "He et al., 2019, arXiv 1812.01187"

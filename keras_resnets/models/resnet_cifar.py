@@ -13,7 +13,7 @@ from keras_resnets.assembly import BlockPlace, Spec, level, stage_plan
 from keras_resnets.layers import ConvNorm
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
 from keras_resnets.models.resnet import RESNET, BasicBlock
-from keras_resnets.registry import Variant, register
+from keras_resnets.registry import Rename, Variant, register
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def resnet_cifar(spec: Any, inputs: Any, make_block: Callable[[Any, int, BlockPl
 
 
 # The names of the common PyTorch port, whose checkpoints also prefix "module.".
-PYTORCH_NAMES = [
+PYTORCH_NAMES: list[Rename] = [
     (r"^stem/conv/", "conv1."),
     (r"^stem/norm/", "bn1."),
     (r"^stage(\d+)_block(\d+)/", lambda m: f"layer{m[1]}.{int(m[2]) - 1}."),

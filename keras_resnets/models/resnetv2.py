@@ -27,7 +27,7 @@ from keras_resnets.layers.base import register_layer
 from keras_resnets.layers.conv import bare_conv, he_fan_out
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
 from keras_resnets.models.resnet import DEEP, DEPTHS, TIERED, WIDTHS
-from keras_resnets.registry import Variant, register
+from keras_resnets.registry import Rename, Variant, register
 
 
 @register_layer
@@ -54,7 +54,7 @@ class PreActBlock(ResidualBlock):
                  zero_gamma: bool = False, shortcut: ShortcutKind = "B", drop_path: float = 0.0,
                  **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, strides, shortcut, None, drop_path, **kwargs)
-        normed = {"activation": "relu", "norm": norm}
+        normed: dict[str, Any] = {"activation": "relu", "norm": norm}
         if preactivate:
             self.branch.append(NormAct(norm, name="preact"))
         if width is None:
@@ -134,7 +134,8 @@ def _stride_in_last_block(plan: list[list[BlockPlace]]) -> list[list[BlockPlace]
     """Moves each stage's stride to the last block of the stage before."""
     strides = [*(places[0].strides for places in plan[1:]), 1]
     return [
-        [dataclasses.replace(place, strides=1) for place in places[:-1]] + [dataclasses.replace(places[-1], strides=last)]
+        [dataclasses.replace(place, strides=1) for place in places[:-1]]
+        + [dataclasses.replace(places[-1], strides=last)]
         for places, last in zip(plan, strides, strict=True)
     ]
 
@@ -175,7 +176,7 @@ def resnetv2_cifar(spec: CifarResNetV2Spec, inputs: Any) -> Any:
 
 
 # Our variable paths to timm's names.
-PYTORCH_NAMES = [
+PYTORCH_NAMES: list[Rename] = [
     (r"^stem/norm/", "stem.norm/"),
     (r"^stem/conv(\d)/norm/", r"stem.norm\1/"),
     (r"^stem/conv(\d)/(conv/)?", r"stem.conv\1/"),
@@ -191,7 +192,7 @@ PYTORCH_NAMES = [
     (r"^predictions/", "head.fc/"),
 ]
 # And to those of the common PyTorch port for CIFAR.
-CIFAR_PYTORCH_NAMES = [
+CIFAR_PYTORCH_NAMES: list[Rename] = [
     (r"^stem/", "conv1/"),
     (r"^norm/norm/", "bn/"),
     (r"^stage(\d+)_preact/norm/", r"layer\1.0.bn1/"),
@@ -223,7 +224,9 @@ VARIANTS += [
     _row(f"resnetv2_{depth}d", f"ResNetV2_{depth}D", depth, stem=DEEP, shortcut="D") for depth in (18, 34, 50, 101, 152)
 ]
 VARIANTS += [_row("resnetv2_50t", "ResNetV2_50T", 50, stem=TIERED, shortcut="D")]
-VARIANTS += [_row(f"preresnet{depth}", f"PreResNet{depth}", depth, layout="fb") for depth in (18, 34, 50, 101, 152, 200)]
+VARIANTS += [
+    _row(f"preresnet{depth}", f"PreResNet{depth}", depth, layout="fb") for depth in (18, 34, 50, 101, 152, 200)
+]
 VARIANTS += [_row(f"resnet{depth}_v2", f"ResNet{depth}V2", depth, layout="keras") for depth in (50, 101, 152)]
 VARIANTS += [_cifar_row(layers) for layers in (110, 164, 1001)]
 

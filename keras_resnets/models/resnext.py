@@ -37,7 +37,7 @@ from keras_resnets.models.resnet import (
     resnet_block,
 )
 from keras_resnets.models.resnet_cifar import resnet_cifar
-from keras_resnets.registry import Variant, register
+from keras_resnets.registry import Rename, Variant, register
 
 Form = Literal["a", "b", "c"]
 
@@ -104,7 +104,7 @@ class SplitBottleneck(ResidualBlock):
                  dilation: int = 1, zero_gamma: bool = False, shortcut: ShortcutKind = "B", drop_path: float = 0.0,
                  **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, strides, shortcut, norm, drop_path, **kwargs)
-        split = {"norm": norm, "strides": strides, "dilation": dilation, "name": "transforms"}
+        split: dict[str, Any] = {"norm": norm, "strides": strides, "dilation": dilation, "name": "transforms"}
         if form == "a":
             # One normalisation after the sum: branches that normalised on their own would not equal form "c".
             norm = {**norm, "zero_gamma": zero_gamma}
@@ -160,7 +160,7 @@ class CifarResNeXtSpec(Spec):
 
 def resnext_cifar_block(spec: CifarResNeXtSpec, stage: int, place: BlockPlace) -> ResidualBlock:
     """The block at `place` of stage 0 to 2, in the form asked for."""
-    arguments = {
+    arguments: dict[str, Any] = {
         "strides": place.strides, "norm": spec.norm, "groups": spec.cardinality, "shortcut": spec.shortcut,
         "drop_path": place.drop_path, "zero_gamma": spec.zero_gamma, "name": place.name,
     }  # fmt: skip
@@ -176,7 +176,7 @@ def resnext_cifar(spec: CifarResNeXtSpec, inputs: Any) -> Any:
 
 
 # The names of the common PyTorch port of the CIFAR networks.
-CIFAR_PYTORCH_NAMES = [
+CIFAR_PYTORCH_NAMES: list[Rename] = [
     (r"^stem/conv/", "conv_1_3x3."),
     (r"^stem/norm/", "bn_1."),
     (r"^stage(\d+)_block(\d+)/", lambda m: f"stage_{m[1]}.stage_{m[1]}_bottleneck_{int(m[2]) - 1}."),

@@ -12,12 +12,12 @@ import dataclasses
 from typing import Any
 
 from keras_resnets.models.resnet import DEEP, PYTORCH_NAMES, TIERED, WIDE_DEEP, row
-from keras_resnets.registry import Variant, register
+from keras_resnets.registry import Rename, Variant, register
 
 SE = "Hu et al., 2018, arXiv 1709.01507"
 ECA = "Wang et al., 2020, arXiv 1910.03151"
 
-LEGACY_PYTORCH_NAMES = [
+LEGACY_PYTORCH_NAMES: list[Rename] = [
     (r"^stem/conv/", "layer0.conv1."),
     (r"^stem/norm/", "layer0.bn1."),
     (r"^stem/conv(\d)/conv/", r"layer0.conv\1."),
@@ -41,13 +41,13 @@ def _legacy(name: str, builder: str, depth: int, **fields: Any) -> Variant:
     return dataclasses.replace(variant, pytorch_names=LEGACY_PYTORCH_NAMES)
 
 
-D = {"stem": DEEP, "shortcut": "D"}
-T = {"stem": TIERED, "shortcut": "D"}
-X32X4 = {"cardinality": 32, "base_width": 4}
-X64X4 = {"cardinality": 64, "base_width": 4}
-X32X8 = {"cardinality": 32, "base_width": 8}
-AA = {"antialias": "avg", "stem_pool": "avg"}
-SENET154 = {**X64X4, "stem": WIDE_DEEP, "reduce_first": 2, "shortcut_kernel": 3}
+D: dict[str, Any] = {"stem": DEEP, "shortcut": "D"}
+T: dict[str, Any] = {"stem": TIERED, "shortcut": "D"}
+X32X4: dict[str, Any] = {"cardinality": 32, "base_width": 4}
+X64X4: dict[str, Any] = {"cardinality": 64, "base_width": 4}
+X32X8: dict[str, Any] = {"cardinality": 32, "base_width": 8}
+AA: dict[str, Any] = {"antialias": "avg", "stem_pool": "avg"}
+SENET154: dict[str, Any] = {**X64X4, "stem": WIDE_DEEP, "reduce_first": 2, "shortcut_kernel": 3}
 
 VARIANTS = [
     _se("seresnet18", "SEResNet18", 18),

@@ -15,7 +15,7 @@ from keras_resnets.layers.attention import round_channels
 from keras_resnets.layers.base import register_layer
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
 from keras_resnets.models.resnet import DEEP, DEPTHS, PYTORCH_NAMES, PYTORCH_NAMES_D, WIDTHS, ResNetSpec, resnet
-from keras_resnets.registry import Variant, register
+from keras_resnets.registry import Rename, Variant, register
 
 
 @register_layer
@@ -89,7 +89,7 @@ class SKNetSpec(ResNetSpec):
 
 def sknet_block(spec: SKNetSpec, stage: int, place: BlockPlace) -> ResidualBlock:
     """The block at `place` of stage 0 to 3."""
-    shared = {
+    shared: dict[str, Any] = {
         "strides": place.strides, "norm": spec.norm, "shortcut": spec.shortcut, "drop_path": place.drop_path,
         "split_input": spec.split_input, "zero_gamma": spec.zero_gamma, "name": place.name,
     }  # fmt: skip
@@ -109,7 +109,7 @@ def sknet(spec: SKNetSpec, inputs: Any) -> Any:
     return resnet(spec, inputs, sknet_block)
 
 
-_SK_NAMES = [
+_SK_NAMES: list[Rename] = [
     (r"(conv\d)/path(\d)/conv/", r"\1.paths.\2.conv."),
     (r"(conv\d)/path(\d)/norm/", r"\1.paths.\2.bn."),
     (r"(conv\d)/reduce/conv/", r"\1.attn.fc_reduce."),
@@ -127,9 +127,9 @@ def _row(name: str, builder: str, depth: int, **fields: Any) -> Variant:
     return Variant(name, builder, "SKNet", paper, sknet, spec, [*_SK_NAMES, *names])
 
 
-SPLIT = {"split_input": True, "sk_divisor": 8}
-SPLIT_BASIC = {"split_input": True, "sk_reduction": 8, "sk_divisor": 16}
-X32X4 = {"cardinality": 32, "base_width": 4}
+SPLIT: dict[str, Any] = {"split_input": True, "sk_divisor": 8}
+SPLIT_BASIC: dict[str, Any] = {"split_input": True, "sk_reduction": 8, "sk_divisor": 16}
+X32X4: dict[str, Any] = {"cardinality": 32, "base_width": 4}
 
 VARIANTS = [
     _row("sknet26", "SKNet26", 26, stem_pool="max_ceil", **X32X4),

@@ -3,6 +3,7 @@
 A family's rules turn our variable paths into the reference's parameter names; layouts follow from the variables' ranks.
 """
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -51,7 +52,7 @@ def pytorch_parameters(model: Network) -> dict[str, tuple[keras.Variable, Callab
     if getattr(model, "variant", None) is None:
         raise ValueError(f"model must be a network made by keras_resnets, not {type(model).__name__} {model.name!r}")
     rules = find(model.variant).pytorch_names
-    parameters = {}
+    parameters: dict[str, tuple[keras.Variable, Callable[[Any], np.ndarray]]] = {}
     for variable in model.variables:
         name, ndim = pytorch_name(variable.path, rules), len(variable.shape)
         if name is None:
@@ -61,7 +62,7 @@ def pytorch_parameters(model: Network) -> dict[str, tuple[keras.Variable, Callab
                              "that its PyTorch reference does not have")  # fmt: skip
         if name.endswith("|1x1"):  # a classifier that the reference spells as a 1x1 convolution
             name, ndim = name.removesuffix("|1x1"), 4
-        parameters[name] = (variable, lambda value, ndim=ndim: _to_torch(value, ndim))
+        parameters[name] = (variable, functools.partial(_to_torch, ndim=ndim))
     return parameters
 
 
@@ -74,7 +75,9 @@ def pytorch_name(path: str, rules: Any) -> str | None:
     return path
 
 
-def load_pytorch_weights(model: Network, source: Mapping[str, np.ndarray] | str | os.PathLike, strict: bool = True) -> None:
+def load_pytorch_weights(
+    model: Network, source: Mapping[str, np.ndarray] | str | os.PathLike, strict: bool = True
+) -> None:
     """Loads a PyTorch state dictionary into `model`.
 
     Args:
@@ -91,22 +94,24 @@ def load_pytorch_weights(model: Network, source: Mapping[str, np.ndarray] | str 
     state = {name: np.asarray(array) for name, array in state.items() if not name.endswith("num_batches_tracked")}
     parameters = pytorch_parameters(model)
     problems = [
-        f"{name}: shape {state[name].shape}, expected {to_torch(_Shape(variable.shape)).shape}"
+        f"{name}: shape {state[name].shape}, expected {to_torch(_shaped(variable.shape)).shape}"
         for name, (variable, to_torch) in parameters.items()
-        if name in state and state[name].shape != to_torch(_Shape(variable.shape)).shape
+        if name in state and state[name].shape != to_torch(_shaped(variable.shape)).shape
     ]
     if strict:
         problems += [f"{name}: missing" for name in parameters if name not in state]
         problems += [f"{name}: unexpected" for name in state if name not in parameters]
     if problems:
         listed = "\n  ".join(problems[:30]) + (f"\n  … and {len(problems) - 30} more" if len(problems) > 30 else "")
-        raise ValueError(f"source does not fit {model.variant!r} ({len(problems)} of {len(parameters)} tensors):\n  {listed}")
+        raise ValueError(
+            f"source does not fit {model.variant!r} ({len(problems)} of {len(parameters)} tensors):\n  {listed}"
+        )
     for name, (variable, _) in parameters.items():
         if name in state:
             variable.assign(_from_torch(state[name], variable))
 
 
-def _Shape(shape: tuple[int, ...]) -> np.ndarray:
+def _shaped(shape: tuple[int, ...]) -> np.ndarray:
     """An array of a shape that occupies no memory."""
     return np.broadcast_to(np.float32(0), shape)
 
