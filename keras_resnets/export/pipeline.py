@@ -125,7 +125,7 @@ def _inputs(model: keras.Model, exporter: Exporter) -> np.ndarray:
 
 
 def _reference(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    batches = np.split(inputs, range(8, len(inputs), 8))
+    batches = np.split(inputs, range(32, len(inputs), 32))
     outputs = np.concatenate([keras.ops.convert_to_numpy(only_output(model, batch)) for batch in batches])
     if not np.isfinite(outputs).all():
         raise ExportError("the model's own outputs are not finite: there is nothing to prove the export with")
