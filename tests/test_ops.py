@@ -182,6 +182,15 @@ def test_same_is_used_only_where_it_is_the_padding_asked_for(size: int, stride: 
             np.testing.assert_allclose(ops.conv2d(x, kernel, (stride,) * 2, ((pad, pad),) * 2), expected, atol=1e-5)
 
 
+def test_same_with_strides_and_dilation_needs_a_size() -> None:
+    def convolution(x: Any) -> Any:
+        return ops.conv2d(x, tf.ones((3, 3, 32, 8)), (2, 2), "same", (2, 2))
+
+    assert graph_ops(convolution).count("Conv2D") == 1
+    with pytest.raises(ValueError, match="needs a known height and width"):
+        tf.function(convolution).get_concrete_function(tf.TensorSpec((None, None, 8, 32)))
+
+
 def test_window_output_shape() -> None:
     shape = (None, 7, None, 3)
     assert ops.window_output_shape(shape, (3, 3), (2, 2), ONE) == (4, None)
