@@ -19,7 +19,7 @@ from training.recipe import Recipe, flatten, load_recipe
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path with the same ending beside `path`; renamed to `path` if the body succeeds, else removed."""
-    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f".partial-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -26,7 +25,7 @@ def convert(value: Any, hint: Any, key: str = "") -> Any:
 
     Args:
         value: numbers, text, lists and mappings, as a YAML file holds them.
-        hint: a dataclass, int, float, bool, str, `Literal`, `Annotated` with `Between`, a union with None, `dict[str, Any]`.
+        hint: a dataclass, int, float, bool, str, `Literal`, `Annotated` with `Between`, `dict[str, Any]`.
         key: where `value` stands, such as "optimizer.lr"; for the messages.
 
     Raises:
@@ -35,11 +34,6 @@ def convert(value: Any, hint: Any, key: str = "") -> Any:
     if dataclasses.is_dataclass(hint):
         return _convert_mapping(value, hint, key)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        (hint,) = (choice for choice in arguments if choice is not types.NoneType)
-        return convert(value, hint, key)
     if origin is typing.Annotated:
         number = convert(value, arguments[0], key)
         if not arguments[1].low <= number <= arguments[1].high:  # false for NaN as well

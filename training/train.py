@@ -87,7 +87,8 @@ def train(recipe: Recipe, folder: RunFolder, data: LabelledImages, console: Cons
     bare = build_network(recipe, data)
     preprocess, classes = preprocessing(recipe), len(data.class_names)
     test_labels = keras.utils.to_categorical(data.test.labels, classes)
-    with callbacks.ProgressBar(console, recipe.epochs, steps, recipe.batch_size, first_epoch) as bar:
+    bar = callbacks.ProgressBar(console, recipe.epochs, steps, recipe.batch_size, first_epoch)
+    with bar, callbacks.StopOnInterrupt() as stop:
         network.fit(
             training_batches(data.train, classes, preprocess, recipe.augment, recipe.batch_size, recipe.seed,
                              range(first_epoch, recipe.epochs)),
@@ -95,7 +96,7 @@ def train(recipe: Recipe, folder: RunFolder, data: LabelledImages, console: Cons
             validation_data=(preprocess(data.test.images), test_labels), validation_batch_size=recipe.batch_size,
             callbacks=[
                 bar, callbacks.Log(folder.log, rows), callbacks.KeepBest(folder.best, bare, rows),
-                callbacks.Checkpoint(folder.checkpoint), *more_callbacks,
+                callbacks.Checkpoint(folder.checkpoint), stop, *more_callbacks,
             ],
         )  # fmt: skip
     bare.set_weights(network.get_weights())

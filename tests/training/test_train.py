@@ -78,6 +78,28 @@ def test_killed_run_continues_to_the_same_weights(whole: RunFolder, tmp_path: pa
         assert {**mine, "seconds": 0} == {**other, "seconds": 0}
 
 
+def test_interrupt_waits_for_the_step(tmp_path: pathlib.Path) -> None:
+    """Ctrl-C while a step runs: training stops after it, and the usual handler is back."""
+    usual = signal.getsignal(signal.SIGINT)
+    begun, ended = [], []
+    steps = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: (begun.append(batch), os.kill(os.getpid(), signal.SIGINT)),
+        on_train_batch_end=lambda batch, logs: ended.append(batch),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run.run(tmp_path, more_callbacks=[steps])
+    assert (begun, ended) == ([0], [])  # our callback stands before this one and ends the step
+    assert signal.getsignal(signal.SIGINT) is usual
+
+
+def test_finished_run_started_again(whole: RunFolder) -> None:
+    before, log = weights(whole.final), whole.log.read_text()
+    tiny_run.run(whole.path)
+    for old, new in zip(before, weights(whole.final), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert whole.log.read_text() == log
+
+
 def test_another_recipe_in_the_same_folder(whole: RunFolder) -> None:
     changed = dataclasses.replace(tiny_run.RECIPE, batch_size=8)
     with pytest.raises(ValueError, match=r"batch_size \(16 there, 8 now\)"):
