@@ -82,7 +82,20 @@ class AvgPool2D(_Pool2D):
         super().__init__(pool_size, strides, padding, ceil_mode, **kwargs)
         self.count_include_pad = count_include_pad
 
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        if self._equals_same(input_shape):
+            sizes = zip(input_shape[1:3], self.strides, strict=True)
+            return (input_shape[0], *(size and -(-size // stride) for size, stride in sizes), input_shape[3])
+        return super().compute_output_shape(input_shape)
+
+    def _equals_same(self, shape: Shape) -> bool:
+        """Whether a size is unknown, and the pool (that of ResNet-D's shortcuts) is "same" pooling at any size."""
+        tiles = self.pool_size == self.strides and self.padding == (0, 0) and not self.count_include_pad
+        return tiles and self.ceil_mode and None in shape[1:3]
+
     def call(self, x: Any) -> Any:
+        if self._equals_same(x.shape):
+            return kops.average_pool(x, self.pool_size, self.strides, "same", "channels_last")
         pads = self._pads(x.shape)
         if self.count_include_pad and pads != tuple((p, p) for p in self.padding):
             raise ValueError("ceil_mode with count_include_pad=True and an overhanging window is not supported")
