@@ -1,7 +1,9 @@
 """Networks without a golden entry of their own against timm: inference logits with the rule's weights.
 
 tests/golden/timm_logits.json holds, per network, the largest magnitude, the norm and the first eight of the logits that timm 1.0.31
-computes in double precision for one generated 64x96 image, and by how much they move in single precision.
+computes in double precision for one generated 64x96 image, and by how much they move in single precision. The deepest
+squeeze-and-excitation networks amplify rounding too much at random weights: they are compared with fewer blocks (`depths`),
+on a 75x101 image, in single precision.
 """
 
 import json
@@ -14,7 +16,7 @@ import reference
 import keras_resnets as kr
 
 LOGITS = json.loads((reference.FOLDER / "timm_logits.json").read_text("utf-8"))
-SMALL = {name for name in LOGITS if kr.model_info(name).params < 13e6}
+SMALL = {name for name, stored in LOGITS.items() if "depths" in stored or kr.model_info(name).params < 13e6}
 
 
 @pytest.mark.parametrize(
@@ -22,11 +24,13 @@ SMALL = {name for name in LOGITS if kr.model_info(name).params < 13e6}
 )
 def test_logits_are_timms(name: str) -> None:
     stored = LOGITS[name]
-    model = kr.create_model(name, weights=None, classifier_activation=None, input_shape=(64, 96, 3))
+    shape = (*stored.get("size", (64, 96)), 3)
+    options = {"depths": tuple(stored["depths"])} if "depths" in stored else {}
+    model = kr.create_model(name, weights=None, classifier_activation=None, input_shape=shape, **options)
     parameters = kr.pytorch_parameters(model)
     state = {key: reference.weight(key, to_torch(variable).shape) for key, (variable, to_torch) in parameters.items()}
     kr.load_pytorch_weights(model, state)
-    x = reference.generator(f"input:{name}").standard_normal((1, 64, 96, 3), dtype=np.float32)
+    x = reference.generator(f"input:{name}").standard_normal((1, *shape), dtype=np.float32)
     logits = keras.ops.convert_to_numpy(model(x, training=False))[0].astype(np.float64)
     limit = max(2e-5, 20 * stored["noise"])
     assert np.abs(logits[:8] - stored["first"]).max() / stored["max"] <= limit
