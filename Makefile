@@ -54,7 +54,7 @@ $(VENV)/made:
 	touch $@
 
 $(VENV)/demo.done: $(VENV)/made pyproject.toml setup.py
-	@echo "Installing TensorFlow and the exporters into $(VENV): some minutes, about 2.5 GB."
+	@echo "Installing TensorFlow and the exporters into $(VENV): some minutes, 2 to 3 GB."
 	$(PIP) --editable '.[train,export,images]'
 	touch $@
 
