@@ -6,6 +6,8 @@ drop-path schedule are here, once.
 
 import dataclasses
 import difflib
+import numbers
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -47,13 +49,12 @@ class Spec:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, annotation = getattr(self, field.name), field.type
-            if typing.get_origin(annotation) is Literal and value not in typing.get_args(annotation):
-                allowed = ", ".join(repr(choice) for choice in typing.get_args(annotation))
-                raise ValueError(f"{field.name} must be one of {allowed}, not {value!r}")
-        for rate in ("drop_path_rate", "dropout_rate"):
+            _require(field.name, getattr(self, field.name), field.type)
+        for rate in ("drop_path_rate", "dropout_rate", "bn_momentum"):
             if not 0 <= getattr(self, rate) < 1:
                 raise ValueError(f"{rate} must be at least 0 and below 1, not {getattr(self, rate)!r}")
+        if self.bn_epsilon <= 0:
+            raise ValueError(f"bn_epsilon must be above 0, not {self.bn_epsilon!r}")
 
     def replace(self, options: dict[str, Any]) -> "Spec":
         """This spec with a caller's options; unknown ones raise ValueError with the nearest name."""
@@ -68,6 +69,38 @@ class Spec:
         """Keyword arguments of `BatchNorm`."""
         norm: dict[str, Any] = {"epsilon": self.bn_epsilon, "momentum": self.bn_momentum}
         return {**norm, "synchronized": True} if self.bn_synchronized else norm
+
+
+def _require(name: str, value: Any, annotation: Any) -> None:
+    """Raises ValueError if `value` is not what the field `name` of a spec is annotated with."""
+    if choices := _choices(annotation):
+        fits, wanted = value in choices, "one of " + ", ".join(repr(choice) for choice in choices)
+    elif typing.get_origin(annotation) is tuple:
+        *_, last = typing.get_args(annotation)
+        length = None if last is ... else len(typing.get_args(annotation))
+        fits = isinstance(value, (tuple, list)) and bool(value) and all(_is_count(item) for item in value)
+        fits, wanted = fits and length in (None, len(value)), f"{length or 'some'} whole numbers above 0"
+    elif annotation is bool:
+        fits, wanted = isinstance(value, bool), "True or False"
+    elif annotation is int:
+        fits, wanted = _is_count(value), "a whole number above 0"
+    else:
+        fits, wanted = isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"
+    if not fits:
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """What a Literal allows, or a union of one with None; empty for other annotations."""
+    if typing.get_origin(annotation) is Literal:
+        return list(typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [choice for part in typing.get_args(annotation) for choice in _choices(part) or [None]]
+    return []
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +228,13 @@ class Network(keras.Model):
 def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, input_size: int) -> Any:
     """The network's input, named "image": `(batch, height, width, channels)`.
 
+    Args:
+        input_shape, input_tensor: a caller's; at most one of them is needed.
+        input_size: side of the square image that the table's row is for, the default.
+
     Raises:
-        ValueError: Keras is configured for channels-first images, or `input_shape` is not (height, width, channels).
+        ValueError: Keras is configured for channels-first images, `input_shape` is not (height, width, channels), or the
+            image is smaller than what the network reduces to one pixel (32 pixels, 4 for the rows of 32-pixel images).
     """
     require_channels_last(keras.config.image_data_format())
     if input_tensor is not None:
@@ -204,16 +242,26 @@ def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, inp
             raise ValueError(f"input_shape {tuple(input_shape)} contradicts input_tensor of shape {input_tensor.shape}")
         if len(input_tensor.shape) != 4 or not input_tensor.shape[-1]:
             raise ValueError(f"input_tensor must be (batch, height, width, channels), not {tuple(input_tensor.shape)}")
-        return input_tensor
-    shape = (input_size, input_size, 3) if input_shape is None else tuple(input_shape)
-    if len(shape) != 3:
-        raise ValueError(f"input_shape must be (height, width, channels), not {shape}")
-    if not all(size is None or (isinstance(size, int) and size > 0) for size in shape) or shape[-1] is None:
+        shape = tuple(input_tensor.shape[1:])
+    else:
+        shape = (input_size, input_size, 3) if input_shape is None else input_shape
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
+        raise ValueError(f"input_shape must be (height, width, channels), not {shape!r}")
+    if not all(size is None or _is_count(size) for size in shape) or shape[-1] is None:
         raise ValueError(f"input_shape must hold positive sizes, None for an unknown height or width; not {shape}")
-    return keras.Input(shape, name="image")
+    smallest = 4 if input_size == 32 else 32
+    if any(size is not None and size < smallest for size in shape[:2]):
+        raise ValueError(f"input_shape must be (height, width, channels) of at least {smallest} x {smallest} pixels, not {shape}")
+    return keras.Input(shape, name="image") if input_tensor is None else input_tensor
 
 
 Pooling = Literal["avg", "max"] | None
+
+
+def _require_activation(name: Any) -> None:
+    names = [key for key in dir(keras.activations) if not key.startswith("_")]
+    if name is not None and not callable(name) and name not in names:
+        raise ValueError(f"classifier_activation must be None or a Keras activation, not {name!r}: {nearest(name, names)}")
 
 
 def assemble(body: Callable[[Spec, Any], Any], spec: Spec, inputs: Any, *, include_top: bool, pooling: Pooling,
@@ -225,8 +273,9 @@ def assemble(body: Callable[[Spec, Any], Any], spec: Spec, inputs: Any, *, inclu
     """
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling must be None, 'avg' or 'max', not {pooling!r}")
-    if include_top and (not isinstance(classes, int) or isinstance(classes, bool) or classes < 1):
+    if include_top and not _is_count(classes):
         raise ValueError(f"classes must be a positive whole number, not {classes!r}")
+    _require_activation(classifier_activation)
     x = body(spec, inputs)
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)

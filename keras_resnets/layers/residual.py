@@ -98,6 +98,10 @@ class ResidualBlock(Composite):
         self.shortcut = shortcut_layers(kind, input_shape[-1], filters, strides, norm, kernel_size)
         self.drop_path.dtype_policy = self.dtype_policy
         super().build(input_shape)
+        branch, shortcut = (self.build_chain(layers, input_shape) for layers in self.branches())
+        if self.shortcut and branch != shortcut:
+            raise ValueError(f"input_shape: the branch of {self.name!r} makes {branch[1:3]} pixels of {input_shape[1:3]}, its "
+                             f"shortcut {shortcut[1:3]}; choose a height and width that divide by 32")  # fmt: skip
 
     def call(self, x: Any) -> Any:
         y = chain(self.branch, x)

@@ -150,6 +150,17 @@ class ResNetSpec(Spec):
     shortcut_kernel: int = 1
     output_stride: Literal[32, 16, 8] = 32
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in dataclasses.fields(self):
+            if field.name in self.unused_options() and getattr(self, field.name) != field.default:
+                raise ValueError(f"{field.name} has no meaning for the blocks of this network")
+
+    def unused_options(self) -> tuple[str, ...]:
+        """Fields that the blocks do not read: given to a builder, they are refused rather than ignored."""
+        only_bottlenecks = ("cardinality", "base_width", "stride_in_1x1", "reduce_first", "shortcut_kernel")
+        return only_bottlenecks if self.block == "basic" else ()
+
     @property
     def expansion(self) -> int:
         """Output channels of a block per channel of its stage's base width."""

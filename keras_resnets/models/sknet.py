@@ -86,6 +86,11 @@ class SKNetSpec(ResNetSpec):
     sk_divisor: int = 32
     split_input: bool = False
 
+    def unused_options(self) -> tuple[str, ...]:
+        of_resnet = ("antialias", "attention", "relu_before_attention", "se_reduction", "se_divisor", "stride_in_1x1",
+                     "reduce_first", "shortcut_kernel")  # fmt: skip
+        return (*super().unused_options(), *of_resnet)
+
 
 def sknet_block(spec: SKNetSpec, stage: int, place: BlockPlace) -> ResidualBlock:
     """The block at `place` of stage 0 to 3."""
