@@ -16,13 +16,15 @@ STDERR = 2
 
 @contextlib.contextmanager
 def held_back_stderr() -> Iterator[None]:
-    """Drops what is written to stderr, by C++ too, unless an exception leaves the block."""
+    """Drops what is written to stderr, by C++ too, unless an unexpected exception leaves the block."""
     sys.stderr.flush()
     stderr = os.dup(STDERR)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), STDERR)
         try:
             yield
+        except ImportError:
+            raise  # it says what is missing
         except BaseException:
             held.seek(0)
             os.write(stderr, held.read())
@@ -39,5 +41,8 @@ def is_command_line() -> bool:
 
 if is_command_line():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for what is logged later
-    with held_back_stderr():
-        import keras  # noqa: F401
+    try:
+        with held_back_stderr():
+            import keras  # noqa: F401
+    except ImportError as error:
+        sys.exit(f"keras-resnets: error: {error}. Keras needs a backend: pip install 'keras-resnets[tensorflow]'")
