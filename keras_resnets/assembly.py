@@ -100,7 +100,7 @@ def _choices(annotation: Any) -> list[Any]:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,16 +242,17 @@ def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, inp
             raise ValueError(f"input_shape {tuple(input_shape)} contradicts input_tensor of shape {input_tensor.shape}")
         if len(input_tensor.shape) != 4 or not input_tensor.shape[-1]:
             raise ValueError(f"input_tensor must be (batch, height, width, channels), not {tuple(input_tensor.shape)}")
-        shape = tuple(input_tensor.shape[1:])
-    else:
-        shape = (input_size, input_size, 3) if input_shape is None else input_shape
+        input_shape = tuple(input_tensor.shape[1:])
+    shape: Any = (input_size, input_size, 3) if input_shape is None else input_shape
     if not isinstance(shape, (tuple, list)) or len(shape) != 3:
         raise ValueError(f"input_shape must be (height, width, channels), not {shape!r}")
     if not all(size is None or _is_count(size) for size in shape) or shape[-1] is None:
         raise ValueError(f"input_shape must hold positive sizes, None for an unknown height or width; not {shape}")
     smallest = 4 if input_size == 32 else 32
     if any(size is not None and size < smallest for size in shape[:2]):
-        raise ValueError(f"input_shape must be (height, width, channels) of at least {smallest} x {smallest} pixels, not {shape}")
+        raise ValueError(
+            f"input_shape must be (height, width, channels) of at least {smallest} x {smallest} pixels, not {shape}"
+        )
     return keras.Input(shape, name="image") if input_tensor is None else input_tensor
 
 
@@ -261,7 +262,9 @@ Pooling = Literal["avg", "max"] | None
 def _require_activation(name: Any) -> None:
     names = [key for key in dir(keras.activations) if not key.startswith("_")]
     if name is not None and not callable(name) and name not in names:
-        raise ValueError(f"classifier_activation must be None or a Keras activation, not {name!r}: {nearest(name, names)}")
+        raise ValueError(
+            f"classifier_activation must be None or a Keras activation, not {name!r}: {nearest(name, names)}"
+        )
 
 
 def assemble(body: Callable[[Spec, Any], Any], spec: Spec, inputs: Any, *, include_top: bool, pooling: Pooling,

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_resnets.assembly import Network
-from keras_resnets.layers.base import Shape, register_layer
+from keras_resnets.layers.base import register_layer
 from keras_resnets.registry import _NORMALISATION, WeightsEntry, find
 from keras_resnets.weights import published
 from keras_resnets.weights.labels import class_names
@@ -60,9 +60,9 @@ class Preprocess(keras.layers.Rescaling):
         entry = expected_input(model_or_name, weights)
         return cls(entry.mean, entry.std, **kwargs)
 
-    def build(self, input_shape: Shape) -> None:
-        _require_channels(input_shape, len(self.mean))
-        super().build(input_shape)
+    def call(self, inputs: Any) -> Any:
+        _require_channels(inputs.shape, len(self.mean))
+        return super().call(inputs)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
@@ -104,7 +104,7 @@ def preprocess_input(images: Any, model_or_name: Network | str, weights: str | N
 
 
 def _require_channels(shape: Sequence[int | None], channels: int) -> None:
-    if shape[-1] != channels:
+    if shape[-1] not in (None, channels):
         raise ValueError(f"images must have {channels} channels (RGB) on the last axis, not shape {tuple(shape)}")
 
 

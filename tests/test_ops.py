@@ -12,7 +12,9 @@ import pytest
 
 from keras_resnets import ops
 
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="these are paths of the TensorFlow backend")
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="these are paths of the TensorFlow backend"
+)
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -33,7 +35,9 @@ CASES = [
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}
 
 
-def numpy_conv2d(x: Any, kernel: Any, r: Any, strides: Any, padding: Any, dilation: Any, groups: int) -> tuple[Any, Any, Any]:
+def numpy_conv2d(
+    x: Any, kernel: Any, r: Any, strides: Any, padding: Any, dilation: Any, groups: int
+) -> tuple[Any, Any, Any]:
     """The convolution tap by tap, and the gradients of `sum(y * r)` for `x` and `kernel` (none for `r` None)."""
     padded = np.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns, inputs, _ = kernel.shape

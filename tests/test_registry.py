@@ -158,6 +158,10 @@ def test_drop_path_grows_linearly() -> None:
 
 
 def test_zero_gamma_makes_every_block_its_shortcut() -> None:
-    gammas = {v.path: keras.ops.convert_to_numpy(v) for v in kr.create_model(TOY, zero_gamma=True).variables if "gamma" in v.path}
+    gammas = {
+        v.path: keras.ops.convert_to_numpy(v)
+        for v in kr.create_model(TOY, zero_gamma=True).variables
+        if "gamma" in v.path
+    }
     assert len(gammas) == 19
     assert {path for path, gamma in gammas.items() if (gamma == 0).all()} == {p for p in gammas if "conv2" in p}

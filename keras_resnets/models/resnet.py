@@ -134,7 +134,7 @@ class ResNetSpec(Spec):
     """
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
-    depths: tuple[int, ...]
+    depths: tuple[int, int, int, int]
     stem: tuple[int, ...] = (64,)
     stem_pool: StemPool = "max"
     shortcut: ShortcutKind = "B"

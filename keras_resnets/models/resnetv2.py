@@ -85,7 +85,7 @@ class ResNetV2Spec(Spec):
     """
 
     block: Literal["basic", "bottleneck"] = "bottleneck"
-    depths: tuple[int, ...]
+    depths: tuple[int, int, int, int]
     stem: tuple[int, ...] = (64,)
     shortcut: Literal["B", "D"] = "B"
     layout: Literal["timm", "fb", "keras"] = "timm"
