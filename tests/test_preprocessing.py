@@ -90,6 +90,10 @@ def test_layer_runs_inside_tf_data() -> None:
     tf = pytest.importorskip("tensorflow", reason="tf.data is TensorFlow's")
     dataset = tf.data.Dataset.from_tensor_slices(BLACK_AND_WHITE).map(Preprocess.of("resnet50", "tv_in1k"))
     np.testing.assert_allclose(next(dataset.as_numpy_iterator())[0], [IMAGENET_BLACK, IMAGENET_WHITE], atol=1e-5)
+    signature = tf.TensorSpec((None, None, None), tf.uint8)
+    undeclared = dataset.from_generator(lambda: iter(BLACK_AND_WHITE), output_signature=signature)
+    undeclared = undeclared.map(Preprocess.of("resnet50", "tv_in1k"))
+    np.testing.assert_allclose(next(undeclared.as_numpy_iterator())[0], [IMAGENET_BLACK, IMAGENET_WHITE], atol=1e-5)
 
 
 def test_layer_refuses_other_channels() -> None:
