@@ -237,7 +237,6 @@ def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, inp
             image is smaller than what the network reduces to one pixel (32 pixels, 4 for the rows of 32-pixel images).
     """
     require_channels_last(keras.config.image_data_format())
-    shape: Any
     if input_tensor is not None:
         if input_shape is not None and tuple(input_tensor.shape[1:]) != tuple(input_shape):
             raise ValueError(f"input_shape {tuple(input_shape)} contradicts input_tensor of shape {input_tensor.shape}")
