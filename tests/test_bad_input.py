@@ -113,10 +113,12 @@ def load_refused(model: keras.Model, source: Any, *messages: str) -> None:
 
 def test_state_of_another_network() -> None:
     model = kr.create_model(TOY)
-    load_refused(model, state_of("resnet32_cifar"), "source does not fit 'resnet20_cifar'", "layer1.3.conv1.weight: unexpected")
+    deeper = state_of("resnet32_cifar")
+    load_refused(model, deeper, "source does not fit 'resnet20_cifar'", "layer1.3.conv1.weight: unexpected")
     load_refused(kr.create_model("resnet32_cifar"), state_of(TOY), "layer1.3.conv1.weight: missing")
     load_refused(model, state_of(TOY, classes=7), "linear.weight: shape (7, 64), expected (10, 64)")
-    load_refused(model, state_of(TOY, input_shape=(32, 32, 1)), "conv1.weight: shape (16, 1, 3, 3), expected (16, 3, 3, 3)")
+    grey = state_of(TOY, input_shape=(32, 32, 1))
+    load_refused(model, grey, "conv1.weight: shape (16, 1, 3, 3), expected (16, 3, 3, 3)")
 
 
 def test_parts_are_loaded_only_on_request() -> None:
@@ -124,7 +126,6 @@ def test_parts_are_loaded_only_on_request() -> None:
     part = {name: value + 1 for name, value in state.items() if name.startswith("conv1")}
     load_refused(model, part, "missing")
     kr.load_pytorch_weights(model, part, strict=False)
-    np.testing.assert_array_equal(state_of(TOY).keys(), state.keys())
     loaded, to_torch = kr.pytorch_parameters(model)["conv1.weight"]
     np.testing.assert_array_equal(to_torch(keras.ops.convert_to_numpy(loaded)), part["conv1.weight"])
     wrong = {"conv1.weight": np.zeros((16, 3, 5, 5), "float32")}
@@ -136,9 +137,10 @@ def test_files(tmp_path: pathlib.Path) -> None:
     model, whole = kr.create_model(TOY), tmp_path / "whole.safetensors"
     safetensors.numpy.save_file(state_of(TOY), whole)
     kr.load_pytorch_weights(model, whole)
-    for kind, content in {"truncated": whole.read_bytes()[:-1000], "header": whole.read_bytes()[:100], "text": b"not it"}.items():
+    content = whole.read_bytes()
+    for kind, damaged in {"truncated": content[:-1000], "header": content[:100], "text": b"not it"}.items():
         path = tmp_path / f"{kind}.safetensors"
-        path.write_bytes(content)
+        path.write_bytes(damaged)
         load_refused(model, path, f"{kind}.safetensors' is not a whole safetensors file")
         with pytest.raises(ValueError, match="is not a whole safetensors file"):
             kr.create_model(TOY, weights=str(path))

@@ -28,7 +28,7 @@ for path in sorted(folder.glob("*.keras")):
 
 # Options that change the configuration of layers.
 OPTIONS = {
-    "resnet18": {"output_stride": 16, "drop_path_rate": 0.1, "zero_gamma": True, "include_top": False, "pooling": "max"},
+    "resnet18": {"output_stride": 16, "drop_path_rate": 0.1, "zero_gamma": True, "include_top": False},
     "resnext29_2x64d_cifar": {"depth": 1, "form": "b"},
     "plain20_cifar": {"shortcut": "C", "bn_epsilon": 1e-3, "bn_momentum": 0.5, "bn_synchronized": True},
     "preresnet50": {"depths": (1, 2, 1, 1), "input_shape": (None, None, 4), "classes": 3},
@@ -79,7 +79,8 @@ def test_networks_survive_a_fresh_process() -> None:
         )
         assert run.returncode == 0, run.stderr[-3000:]
         outputs = {label: np.load(folder / f"{label}.output.npy") for label in expected}
-    assert sorted(run.stdout.splitlines()) == sorted(f"{label} Network {name} tag of {label}" for label, name, _ in cases)
+    loaded = [f"{label} Network {name} tag of {label}" for label, name, _ in cases]
+    assert sorted(run.stdout.splitlines()) == sorted(loaded)
     for label, output in expected.items():
         assert np.isfinite(output).all() and output.std() > 0, label
         np.testing.assert_allclose(outputs[label], output, rtol=1e-5, atol=1e-6 * np.abs(output).max(), err_msg=label)
