@@ -148,6 +148,21 @@ def level(x: Any, name: str) -> Any:
     return keras.layers.Identity(name=name)(x)
 
 
+MakeBlock = Callable[[Any, int, BlockPlace], keras.layers.Layer]
+
+
+def stages(x: Any, spec: Spec, plan: Iterable[list[BlockPlace]], make_block: MakeBlock) -> Any:
+    """The blocks of `plan` one after the other; the ends of the stages are the levels from "C2" on.
+
+    `make_block(spec, stage, place)` makes the block at a place of stage 0, 1, …
+    """
+    for stage, places in enumerate(plan):
+        for place in places:
+            x = make_block(spec, stage, place)(x)
+        x = level(x, f"C{stage + 2}")
+    return x
+
+
 @register_layer
 class DeepStem(Composite):
     """Three 3x3 convolutions in place of one 7x7, the first of stride 2 (He et al., 2019, arXiv 1812.01187, figure 2b).

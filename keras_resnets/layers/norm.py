@@ -43,8 +43,13 @@ class BatchNorm(keras.layers.BatchNormalization):
         wide = kops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         mean, variance = self.moving_mean, self.moving_variance
         if training:
-            mean, variance = self._moments(wide, None)
-            count = kops.cast(kops.size(x) // x.shape[-1] * ops.replicas_in_sync(), wide.dtype)
+            count = kops.size(x) // x.shape[-1]
+            if self.synchronized:
+                mean, variance = self._moments(wide, None)
+                count = count * ops.replicas_in_sync()
+            else:  # two passes; Keras' moments lose precision in mean(x²) - mean(x)² on some backends
+                mean, variance = kops.mean(wide, self._reduction_axes), kops.var(wide, self._reduction_axes)
+            count = kops.cast(count, wide.dtype)
             self._update(mean, variance * (count / kops.maximum(count - 1, 1)))
         mean, variance, gamma, beta = (kops.cast(v, wide.dtype) for v in (mean, variance, self.gamma, self.beta))
         y = kops.batch_normalization(wide, mean, variance, -1, beta, gamma, self.epsilon)

@@ -15,10 +15,9 @@ of their own. Where paper and public code differ we follow torchvision and timm.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal
 
-from keras_resnets.assembly import BlockPlace, Spec, StemPool, level, stage_plan, stem, stem_pool
+from keras_resnets.assembly import BlockPlace, MakeBlock, Spec, StemPool, level, stage_plan, stages, stem, stem_pool
 from keras_resnets.layers import AvgPool2D, BlurPool2D, ConvNorm, EfficientChannelAttention, SqueezeExcitation
 from keras_resnets.layers.attention import round_channels
 from keras_resnets.layers.base import register_layer
@@ -191,15 +190,11 @@ def resnet_block(spec: ResNetSpec, stage: int, place: BlockPlace) -> ResidualBlo
     )  # fmt: skip
 
 
-def resnet(spec: ResNetSpec, inputs: Any, make_block: Callable[[Any, int, BlockPlace], Any] = resnet_block) -> Any:
+def resnet(spec: ResNetSpec, inputs: Any, make_block: MakeBlock = resnet_block) -> Any:
     """Stem and four stages of blocks; the body of every network whose ReLU follows the addition."""
     x = level(stem(inputs, spec.stem, spec.norm), "C1")
     x = stem_pool(x, spec.stem_pool, spec.norm)
-    for stage, places in enumerate(stage_plan(spec.depths, spec.drop_path_rate, spec.output_stride)):
-        for place in places:
-            x = make_block(spec, stage, place)(x)
-        x = level(x, f"C{stage + 2}")
-    return x
+    return stages(x, spec, stage_plan(spec.depths, spec.drop_path_rate, spec.output_stride), make_block)
 
 
 # Our variable paths to the names of torchvision and timm, applied in order.

@@ -6,10 +6,9 @@ fb.resnet.torch; some ports put half of them before, which needs permuted weight
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-from keras_resnets.assembly import BlockPlace, Spec, level, stage_plan
+from keras_resnets.assembly import BlockPlace, MakeBlock, Spec, level, stage_plan, stages
 from keras_resnets.layers import ConvNorm
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
 from keras_resnets.models.resnet import RESNET, BasicBlock
@@ -39,14 +38,10 @@ def resnet_cifar_block(spec: CifarResNetSpec, stage: int, place: BlockPlace) -> 
     )  # fmt: skip
 
 
-def resnet_cifar(spec: Any, inputs: Any, make_block: Callable[[Any, int, BlockPlace], Any] = resnet_cifar_block) -> Any:
+def resnet_cifar(spec: Any, inputs: Any, make_block: MakeBlock = resnet_cifar_block) -> Any:
     """A 3x3 stem and three stages of blocks, at strides 1, 2 and 4."""
     x = level(ConvNorm(spec.widths[0], 3, activation="relu", norm=spec.norm, name="stem")(inputs), "C1")
-    for stage, places in enumerate(stage_plan([spec.depth] * 3, spec.drop_path_rate, stem_stride=1)):
-        for place in places:
-            x = make_block(spec, stage, place)(x)
-        x = level(x, f"C{stage + 2}")
-    return x
+    return stages(x, spec, stage_plan([spec.depth] * 3, spec.drop_path_rate, stem_stride=1), make_block)
 
 
 # The names of the common PyTorch port, whose checkpoints also prefix "module.".
