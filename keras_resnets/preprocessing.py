@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resnets.assembly import Network
 from keras_resnets.layers.base import register_layer
-from keras_resnets.registry import _NORMALISATION, WeightsEntry, find
+from keras_resnets.registry import NORMALISATION, WeightsEntry, find
 from keras_resnets.weights import published
 from keras_resnets.weights.labels import class_names
 
@@ -33,7 +33,7 @@ def expected_input(model_or_name: Network | str, weights: str | None = None) -> 
     tag = weights or getattr(model_or_name, "weights_tag", None) or next(iter(variant.weights), None)
     if tag is not None:
         return published(variant, tag)
-    mean, std = _NORMALISATION["imagenet"]
+    mean, std = NORMALISATION["imagenet"]
     return WeightsEntry("none", "", variant.classes, variant.input_size, 0.875, "bicubic", mean, std, None, None, "")
 
 

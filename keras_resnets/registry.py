@@ -99,7 +99,8 @@ class ModelInfo:
 
 _VARIANTS: dict[str, Variant] = {}
 
-_NORMALISATION = {
+# Mean and standard deviation per RGB channel, of pixels scaled to 0..1.
+NORMALISATION = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
@@ -114,7 +115,7 @@ def _read_data(name: str) -> str:
 def _published_weights() -> dict[str, dict[str, WeightsEntry]]:
     table: dict[str, dict[str, WeightsEntry]] = {}
     for row in csv.DictReader(_read_data("weights.csv").splitlines()):
-        mean, std = _NORMALISATION[row["normalisation"]]
+        mean, std = NORMALISATION[row["normalisation"]]
         table.setdefault(row["network"], {})[row["tag"]] = WeightsEntry(
             tag=row["tag"],
             source=row["source"],
