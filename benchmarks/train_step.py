@@ -76,7 +76,7 @@ def measure(network: str, options: argparse.Namespace) -> None:
     speedup = comparison.ratio(STOCK, OURS, STEP).median
     remarks = [str(Target(f"{STOCK} ÷ ours", speedup, at_least=20))] if grouped else []
     if grouped:
-        remarks.append(f"{STOCK} took part in {options.stock_rounds} rounds only, one step each.")
+        remarks.append(f"{STOCK}: {options.stock_rounds} timed step(s) only, since each takes minutes.")
     title = f"Train step of {network}, batch {BATCH} at {SIZE}x{SIZE}, float32, CPU"
     show(title, comparison, OURS, remarks)
     print("wrote", *write(f"train_step_{network}", title, comparison, OURS, remarks))
