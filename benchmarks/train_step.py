@@ -90,6 +90,8 @@ def main() -> None:
                         help="rounds in which stock grouped convolutions take part (default %(default)s)")  # fmt: skip
     add_options(parser, Plan(seconds=3.0, warm_up_seconds=5.0))
     options = parser.parse_args()
+    if options.stock_rounds < 1:
+        parser.error(f"--stock-rounds must be at least 1, not {options.stock_rounds}")
     for network in options.networks:
         if network not in NETWORKS:
             parser.error(f"NETWORK must be one of {', '.join(NETWORKS)}, not {network!r}")
