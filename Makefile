@@ -40,6 +40,7 @@ lint: $(VENV)/dev.done
 bench: $(VENV)/dev.done
 	$(RUN) -m benchmarks.grouped_conv
 	$(RUN) -m benchmarks.train_step
+	$(RUN) -m benchmarks.startup
 
 tables: $(VENV)/dev.done
 	$(RUN) -m docs.tables

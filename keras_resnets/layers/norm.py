@@ -15,7 +15,7 @@ class BatchNorm(keras.layers.BatchNormalization):
     """Batch normalisation over all axes but the last (Ioffe and Szegedy, 2015, arXiv 1502.03167).
 
     Input and output `(batch, height, width, channels)`. Differs from `keras.layers.BatchNormalization` in two ways: on
-    TensorFlow it uses the fused op (about 20 % of a ResNet-50 train step), and the moving variance follows PyTorch, that
+    TensorFlow it uses the fused op (about 15 % of a ResNet-50 train step), and the moving variance follows PyTorch, that
     is the *unbiased* batch variance (factor n/(n-1)), on every backend. Statistics are float32 at any lower precision.
 
     Args:
