@@ -122,7 +122,7 @@ def limits(row: dict[str, Any], dtype: str) -> dict[str, float]:
 
 
 def eval_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:
-    """Distances of inference-mode logits and stage features; a feature's are in units of its standard deviation."""
+    """Distances of inference-mode logits, and of what is stored of stage features (mean, deviation, first and last values)."""
     arrays = golden.arrays
     names = [str(name) for name in arrays["feat_names"]]
     taps = keras.Model(model.input, [*(_feature_tensor(model, name) for name in names), model.output])
@@ -132,8 +132,8 @@ def eval_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, 
         assert feature.shape == tuple(arrays["feat_shapes"][i]), name
         feature = feature.astype(np.float64)
         mine = np.r_[feature.mean(), feature.std(), feature.ravel()[:32], feature.ravel()[-32:]]
-        stored = (arrays[f"feat_{kind}"][i] for kind in ("mean", "std", "first32", "last32"))
-        distances[f"eval: feature {name}"] = float(np.abs(mine - np.r_[tuple(stored)]).max() / arrays["feat_std"][i])
+        stored = np.r_[tuple(arrays[f"feat_{kind}"][i] for kind in ("mean", "std", "first32", "last32"))]
+        distances[f"eval: feature {name}"] = distance(mine, stored)
     return {**distances, "eval: logits": distance(logits, arrays["eval_logits_f64"])}
 
 
