@@ -53,7 +53,7 @@ def test_forms_of_different_networks_are_refused() -> None:
         ("ResNet50", "resnet50_v1"),
         ("ResNet50V2", "resnet50_v2"),
         pytest.param("ResNet101", "resnet101_v1", marks=pytest.mark.slow),
-        pytest.param("ResNet152V2", "resnet152_v2", marks=pytest.mark.slow),
+        pytest.param("ResNet101V2", "resnet101_v2", marks=pytest.mark.slow),
     ],
 )
 def test_keras_applications_agree(application: str, name: str) -> None:
