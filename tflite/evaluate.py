@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from keras_resnets.export import run_artifact
 from keras_resnets.preprocessing import preprocess_input
@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     images, labels = digits("test")
     inputs = preprocess_input(images, "resnet20_cifar", "digits")
-    table = Table("file", "size (kB)", "accuracy (%)", "agreement with the first (%)", "ms per image")
+    table = Table(
+        Column("file", overflow="fold"), "size (kB)", "accuracy (%)", "agreement with the first (%)", "ms per image"
+    )
     answers: list[np.ndarray] = []
     try:
         for file in options.files:
