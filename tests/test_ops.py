@@ -10,7 +10,9 @@ import keras
 import numpy as np
 import pytest
 
+import keras_resnets as kr
 from keras_resnets import ops
+from keras_resnets.layers import BatchNorm
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="these are paths of the TensorFlow backend"
@@ -205,8 +207,21 @@ def test_window_output_shape() -> None:
 
 
 def test_xla_is_refused_for_grouped_convolutions_without_an_accelerator() -> None:
-    """`fit` with `jit_compile="auto"` must not run them several hundred times slower."""
-    from keras_resnets.layers import Conv2D
+    """`fit` with `jit_compile="auto"` must not run them several hundred times slower; other networks may be compiled."""
+    accelerator = bool(tf.config.list_physical_devices("GPU"))
+    for name, expected in (("resnext29_2x64d_cifar", accelerator), ("resnet20_cifar", True)):
+        model = kr.create_model(name, depth=1)
+        model.compile("sgd", "mse")
+        assert model.jit_compile == expected, name
 
-    assert Conv2D(32, 3, groups=4).supports_jit == bool(tf.config.list_physical_devices("GPU"))
-    assert Conv2D(32, 3).supports_jit
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_fused_batch_norm(jit: bool) -> None:
+    """The graph, compiled or not: biased variance for the output, unbiased for the moving variance."""
+    x = np.random.default_rng(0).normal(size=(3, 2, 2, 6)).astype("float32")
+    norm = BatchNorm(epsilon=1e-5, momentum=0.9)
+    norm.build(x.shape)
+    y = tf.function(lambda x: norm(x, training=True), jit_compile=jit)(x)
+    np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance, 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-6)
