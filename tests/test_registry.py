@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 import pathlib
 import re
 
@@ -165,3 +166,22 @@ def test_zero_gamma_makes_every_block_its_shortcut() -> None:
     }
     assert len(gammas) == 19
     assert {path for path, gamma in gammas.items() if (gamma == 0).all()} == {p for p in gammas if "conv2" in p}
+
+
+# Parameters with another shortcut than the row's, from the counts of the reference architectures.
+SHORTCUT_COUNTS = [
+    ("resnet18", "C", 12_043_816),
+    ("resnet34", "A", 21_623_848),
+    ("resnet34", "C", 22_716_840),
+    ("resnet50", "A", 22_780_456),
+    ("resnet50", "C", 40_128_552),
+    ("resnet20_cifar", "B", 272_474),
+    ("preresnet110_cifar", "A", 1_727_962),
+]
+
+
+@pytest.mark.parametrize(("name", "shortcut", "params"), SHORTCUT_COUNTS)
+def test_shortcut_options_have_the_counts_of_the_paper(name: str, shortcut: str, params: int) -> None:
+    with registry.without_values():
+        model = kr.create_model(name, shortcut=shortcut)
+        assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == params
