@@ -10,7 +10,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 
@@ -26,6 +26,9 @@ def nearest(given: object, allowed: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
     return "allowed: " + ", ".join(repr(name) for name in names[:20]) + (" …" if len(names) > 20 else "")
+
+
+OrZero = Annotated[int, "or 0"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,8 @@ def _require(name: str, value: Any, annotation: Any) -> None:
         fits, wanted = fits and length in (None, len(value)), f"{length or 'some'} whole numbers above 0"
     elif annotation is bool:
         fits, wanted = isinstance(value, bool), "True or False"
+    elif annotation is OrZero:
+        fits, wanted = _is_count(value) or (value == 0 and value is not False), "a whole number, 0 or above"
     elif annotation is int:
         fits, wanted = _is_count(value), "a whole number above 0"
     else:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_resnets.assembly import Network
+from keras_resnets.weights.pytorch import REGULARISER_STATES
 
 _BRANCH = re.compile(r"(?P<block>.+)/transforms/path\d+_(?P<layer>conv\d)/(?P<rest>.+)")
 
@@ -122,8 +123,8 @@ def _our_path(layer: str, variable: str, pre_activated: bool) -> str:
 
 
 def _stateful(model: keras.Model) -> list[keras.Variable]:
-    """The model's variables but for the states of random generators."""
-    return [variable for variable in model.variables if not variable.path.endswith("seed_generator_state")]
+    """The model's variables but for the states of regularisers."""
+    return [variable for variable in model.variables if not variable.path.endswith(REGULARISER_STATES)]
 
 
 def _require_equal(given: Iterable[str], wanted: Iterable[str], source: keras.Model, target: keras.Model) -> None:

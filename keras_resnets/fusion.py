@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnets.layers import BatchNorm, ConvNorm
+from keras_resnets.layers import ConvNorm
 
 Config = dict[str, Any]
 
@@ -31,16 +31,16 @@ def fuse(model: keras.Model) -> keras.Model:
         ValueError: `model` has no graph of layers to rebuild: it is subclassed, or not built.
     """
     copy = _rebuilt(model, _folded)
-    norms = {
-        id(layer.conv.kernel): layer.norm
+    units = {
+        id(layer.conv.kernel): layer
         for layer in model._flatten_layers()
         if isinstance(layer, ConvNorm) and layer.norm is not None
     }
-    folded = {id(weight) for norm in norms.values() for weight in norm.weights}
+    folded = {id(weight) for unit in units.values() for weight in unit.weights}
     weights: list[Any] = []
     for weight in model.weights:
-        if id(weight) in norms:
-            weights += _fold(weight, norms[id(weight)])
+        if id(weight) in units:
+            weights += _fold(units[id(weight)])
         elif id(weight) not in folded:
             weights.append(weight)
     copy.set_weights(weights)
@@ -55,11 +55,14 @@ def as_float32(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _fold(kernel: keras.Variable, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias, in float64, of the convolution that equals one with `kernel` followed by `norm`."""
-    variables = (kernel, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+def _fold(unit: ConvNorm) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias, in float64, of the convolution that equals the one of `unit` followed by its normalisation."""
+    conv, norm = unit.conv, unit.norm
+    variables = (conv.kernel, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
     values, gamma, beta, mean, variance = (ops.convert_to_numpy(variable).astype("float64") for variable in variables)
     scale = gamma / np.sqrt(variance + norm.epsilon)
+    if conv.use_bias:
+        mean = mean - ops.convert_to_numpy(conv.bias).astype("float64")
     return values * scale, beta - mean * scale
 
 

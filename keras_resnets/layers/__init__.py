@@ -6,6 +6,7 @@ from keras_resnets.layers.conv import Conv2D, ConvNorm
 from keras_resnets.layers.norm import BatchNorm, NormAct
 from keras_resnets.layers.pooling import AvgPool2D, BlurPool2D, MaxPool2D
 from keras_resnets.layers.regularization import DropBlock, StochasticDepth
+from keras_resnets.layers.split_attention import SplitAttention
 
 __all__ = [
     "AvgPool2D",
@@ -19,6 +20,7 @@ __all__ = [
     "MaxPool2D",
     "NormAct",
     "SelectiveKernel",
+    "SplitAttention",
     "SqueezeExcitation",
     "StochasticDepth",
 ]

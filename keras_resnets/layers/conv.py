@@ -68,7 +68,7 @@ def require_channels_last(data_format: str) -> None:
 
 @register_layer
 class ConvNorm(Composite):
-    """Convolution without bias, batch normalisation, activation: the unit that every network here is made of.
+    """Convolution, batch normalisation, activation: the unit that every network here is made of.
 
     Input `(batch, height, width, channels)`, output `(batch, ⌈height/stride⌉, ⌈width/stride⌉, filters)` with the default
     padding. Sublayers `conv` and, unless folded, `norm`.
@@ -82,16 +82,17 @@ class ConvNorm(Composite):
             normalisation and the convolution has a bias instead: what `keras_resnets.fuse` makes.
         padding: as in `Conv2D`.
         zero_gamma: start the normalisation's scale at zero, so that a residual branch starts as nothing.
+        use_bias: give the convolution a bias, which the normalisation makes superfluous (but which checkpoints hold).
     """
 
     def __init__(self, filters: int, kernel_size: int | Sequence[int], strides: int | Sequence[int] = 1, *,
                  norm: dict[str, Any], groups: int = 1, dilation: int | Sequence[int] = 1,
                  activation: str | None = None, padding: Any = "symmetric", zero_gamma: bool = False,
-                 **kwargs: Any) -> None:  # fmt: skip
+                 use_bias: bool = False, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
         folded = norm.get("folded", False)
-        self.conv = Conv2D(filters, kernel_size, strides, padding, dilation_rate=dilation, groups=groups, use_bias=folded,
-                           kernel_initializer=he_fan_out(), name="conv")  # fmt: skip
+        self.conv = Conv2D(filters, kernel_size, strides, padding, dilation_rate=dilation, groups=groups,
+                           use_bias=use_bias or folded, kernel_initializer=he_fan_out(), name="conv")  # fmt: skip
         self.norm = None if folded else BatchNorm(**norm, zero_gamma=zero_gamma, name="norm")
         self.activation = keras.activations.get(activation)
 

@@ -48,20 +48,26 @@ class DropBlock(_Dropping):
     """Drops square regions of a feature map in training (Ghiasi et al., 2018, arXiv 1810.12890).
 
     Input and output `(batch, height, width, channels)`. The mask is independent per sample and channel, blocks lie whole
-    inside the map, and the output is rescaled by the fraction kept: the authors' TPU code.
+    inside the map, and the output is rescaled by the fraction kept: the authors' TPU code. Others share masks, see below.
 
     Args:
-        rate: probability that a pixel is dropped, at least 0 and below 1.
+        rate: probability that a pixel is dropped, at least 0 and below 1. The variable `progress`, 1 unless a training
+            schedule sets it, multiplies it.
         block_size: side of the dropped square in pixels; a map smaller than that is covered by one block.
         gamma_scale: multiplies the density of block centres.
         shared_channels: one mask for all channels of a sample, as in timm.
+        shared_batch: one mask for all samples of a batch, as in ResNeSt.
+        rescale_channels: rescale every channel of a mask by the fraction kept of it, instead of all by that of the whole.
         seed: for reproducible masks.
     """
 
     def __init__(self, rate: float, block_size: int = 7, gamma_scale: float = 1.0, shared_channels: bool = False,
-                 seed: int | None = None, **kwargs: Any) -> None:  # fmt: skip
+                 shared_batch: bool = False, rescale_channels: bool = False, seed: int | None = None,
+                 **kwargs: Any) -> None:  # fmt: skip
         super().__init__(rate, seed, **kwargs)
         self.block_size, self.gamma_scale, self.shared_channels = block_size, gamma_scale, shared_channels
+        self.shared_batch, self.rescale_channels = shared_batch, rescale_channels
+        self.progress = self.add_weight((), "ones", trainable=False, name="drop_block_progress") if rate else None
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         if not training or not self.rate:
@@ -70,11 +76,11 @@ class DropBlock(_Dropping):
         block = min(self.block_size, x.shape[1] or self.block_size, x.shape[2] or self.block_size)
         rows, columns = height - block + 1, width - block + 1
         area = ops.cast(height * width, "float32") / ops.cast(rows * columns, "float32")
-        density = self.rate * self.gamma_scale * area / block**2
-        shape = (batch, rows, columns, 1 if self.shared_channels else channels)
+        density = ops.cast(self.progress, "float32") * self.rate * self.gamma_scale * area / block**2
+        shape = (1 if self.shared_batch else batch, rows, columns, 1 if self.shared_channels else channels)
         seeds = ops.cast(keras.random.uniform(shape, seed=self.seed_generator) < density, "float32")
         margin = (block - 1, block - 1)
         dropped = ops.max_pool(ops.pad(seeds, ((0, 0), margin, margin, (0, 0))), block, 1, "valid", "channels_last")
         kept = 1 - dropped
-        scale = kept / ops.maximum(ops.mean(kept), 1e-6)
-        return x * ops.cast(scale, x.dtype)
+        fraction = ops.mean(kept, axis=(0, 1, 2) if self.rescale_channels else None, keepdims=True)
+        return x * ops.cast(kept / ops.maximum(fraction, 1e-6), x.dtype)

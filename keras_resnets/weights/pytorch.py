@@ -15,6 +15,8 @@ import numpy as np
 from keras_resnets.assembly import Network
 from keras_resnets.registry import find
 
+# Variables without a value to publish: random seeds, and how far DropBlock's schedule is.
+REGULARISER_STATES = ("seed_generator_state", "drop_block_progress")
 _VARIABLE_NAMES = [
     (r"[/.](kernel|gamma)$", ".weight"),
     (r"[/.](bias|beta)$", ".bias"),
@@ -67,8 +69,9 @@ def pytorch_parameters(model: Network) -> dict[str, tuple[keras.Variable, Callab
 
 
 def pytorch_name(path: str, rules: Any) -> str | None:
-    """`path` of a variable after all `rules`; with a slash left in it if they do not cover it. None for random seeds."""
-    if path.endswith("seed_generator_state"):
+    """`path` of a variable after all `rules`; with a slash left in it if they do not cover it. None for the states of
+    regularisers."""
+    if path.endswith(REGULARISER_STATES):
         return None
     for pattern, replacement in (*rules, *_VARIABLE_NAMES):
         path = re.sub(pattern, replacement, path)
