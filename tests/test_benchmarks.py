@@ -1,4 +1,4 @@
-"""The benchmark harness: its statistics, its tables, its processes; and that the stock network is the network it claims to be."""
+"""The benchmark harness: its statistics, tables, processes; and that the opponents are the networks they claim to be."""
 
 import json
 import math
@@ -6,8 +6,8 @@ import math
 import keras
 import pytest
 
+from benchmarks import stock
 from benchmarks.harness import Comparison, Contender, Plan, Summary, compare, environment
-from benchmarks.stock import resnet50
 from benchmarks.table import Target, number, write
 
 PLAN = Plan(rounds=2, seconds=0.0, warm_up_seconds=0.0, threads=1)
@@ -97,10 +97,40 @@ def test_a_contender_that_fails_is_reported(tmp_path) -> None:
         compare([contender], PLAN)
 
 
-# Trainable parameters of torchvision's resnet50 and resnext50_32x4d.
-@pytest.mark.parametrize(("cardinality", "base_width", "parameters"), [(1, 64, 25_557_032), (32, 4, 25_028_904)])
-def test_stock_network_is_the_same_network(cardinality: int, base_width: int, parameters: int) -> None:
+# Trainable parameters: torchvision's resnet50 and resnext50_32x4d, timm's resnest50d.
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("resnet50", 25_557_032), ("resnext50_32x4d", 25_028_904), ("resnest50d", 27_483_240)]
+)
+def test_stock_network_is_the_same_network(name: str, parameters: int) -> None:
     with keras.StatelessScope():
-        network = resnet50((64, 64, 3), cardinality, base_width)
+        network = stock.NETWORKS[name]((64, 64, 3))
     assert sum(math.prod(variable.shape) for variable in network.trainable_variables) == parameters
     assert network.output_shape == (None, 1000)
+
+
+# Published by the authors, in millions: 9.23 and 15.54 (arXiv 2103.06255).
+@pytest.mark.parametrize(("name", "parameters"), [("rednet26", 9_233_166), ("rednet50", 15_540_806)])
+def test_pytorch_rednet_is_the_same_network(name: str, parameters: int) -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch, to compare with")
+    from benchmarks.torch_rednet import create_model
+
+    network = create_model(name)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert network(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+
+
+def test_pytorch_involution_filters_every_pixel_with_its_kernel() -> None:
+    torch = pytest.importorskip("torch", reason="needs PyTorch, to compare with")
+    from benchmarks.torch_rednet import Involution
+
+    layer = Involution(32, kernel_size=3)
+    torch.nn.init.zeros_(layer.span.weight)
+    # Without weights the kernels are the biases: the left neighbour in the first group, twice the pixel itself in the second.
+    bias = torch.zeros(2, 9)
+    bias[0, 3], bias[1, 4] = 1, 2
+    layer.span.bias.data = bias.flatten()
+    x = torch.arange(32 * 16.0).reshape(1, 32, 4, 4)
+    y = layer(x)
+    assert torch.equal(y[:, :16, :, 1:], x[:, :16, :, :-1])
+    assert not y[:, :16, :, 0].any()
+    assert torch.equal(y[:, 16:], 2 * x[:, 16:])
