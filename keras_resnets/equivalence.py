@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_resnets.assembly import Network
+from keras_resnets.layers import SplitAttention
 from keras_resnets.weights.pytorch import REGULARISER_STATES
 
 _BRANCH = re.compile(r"(?P<block>.+)/transforms/path\d+_(?P<layer>conv\d)/(?P<rest>.+)")
@@ -50,6 +51,42 @@ def _form_c_path(path: str) -> str:
 
 def _branch_axis(path: str) -> int:
     return -2 if path.endswith("conv3/conv/kernel") else -1
+
+
+def carry_layout(source: Network, target: Network) -> None:
+    """Carries weights between ResNeSts that differ at most in `layout` (arXiv 2004.08955, figure 2 and its appendix).
+
+    Only the order of channels differs. In cardinality-major order the splits of a group lie together: the outputs of the
+    grouped convolution and of its normalisation are permuted, and those of the 1x1 before it, whose slices its groups read.
+
+    Raises:
+        ValueError: the networks differ in more than the layout.
+    """
+    state = {variable.path: keras.ops.convert_to_numpy(variable) for variable in _stateful(source)}
+    takers = {variable.path: variable for variable in _stateful(target)}
+    _require_equal(*(_signatures(model) for model in (source, target)), source, target)
+    layouts = {attention.path: attention.layout for attention in _split_attentions(source)}
+    for attention in _split_attentions(target):
+        if layouts[attention.path] == attention.layout:
+            continue
+        groups = np.arange(attention.radix * attention.cardinality)
+        rows = attention.cardinality if attention.layout == "radix_major" else attention.radix
+        order = groups.reshape(rows, -1).T.ravel()
+        block = attention.path.rpartition("/")[0]
+        for path in state:
+            if path.startswith((f"{block}/conv1/", f"{attention.path}/conv/")):
+                by_group = state[path].reshape(*state[path].shape[:-1], len(groups), -1)
+                state[path] = by_group[..., order, :].reshape(state[path].shape)
+    for path, variable in takers.items():
+        variable.assign(state[path])
+
+
+def _signatures(model: keras.Model) -> list[str]:
+    return [f"{variable.path} {tuple(variable.shape)}" for variable in _stateful(model)]
+
+
+def _split_attentions(model: keras.Model) -> list[SplitAttention]:
+    return [layer for layer in model._flatten_layers() if isinstance(layer, SplitAttention)]
 
 
 def carry_keras_applications(source: keras.Model, target: Network) -> None:

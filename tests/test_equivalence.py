@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_resnets as kr
-from keras_resnets.equivalence import carry_form, carry_keras_applications
+from keras_resnets.equivalence import carry_form, carry_keras_applications, carry_layout
 
 
 def randomise(model: keras.Model, seed: int = 0) -> None:
@@ -45,6 +45,33 @@ def test_forms_of_different_networks_are_refused() -> None:
     target = kr.create_model("resnext29_2x64d_cifar", depth=2, base_width=8, form="b")
     with pytest.raises(ValueError, match="not forms of one network"):
         carry_form(source, target)
+
+
+@pytest.mark.parametrize(("radix", "cardinality"), [(1, 2), (2, 1), (2, 4), (4, 2)])
+def test_resnest_layouts_agree(radix: int, cardinality: int) -> None:
+    arguments = {
+        "depth": 1, "widths": (32, 64, 64), "classes": 7, "classifier_activation": None, "radix": radix,
+        "cardinality": cardinality,
+    }  # fmt: skip
+    reference = kr.create_model("resnest29_cifar", **arguments)
+    other = kr.create_model("resnest29_cifar", layout="cardinality_major", **arguments)
+    back = kr.create_model("resnest29_cifar", **arguments)
+    randomise(reference)
+    other.set_weights(reference.get_weights())
+    unpermuted = difference(other, reference, (8, 32, 32, 3), training=False)
+    carry_layout(reference, other)
+    carry_layout(other, back)
+    assert difference(other, reference, (8, 32, 32, 3), training=False) < 1e-5
+    assert difference(back, reference, (8, 32, 32, 3), training=False) == 0
+    assert difference(other, reference, (8, 32, 32, 3), training=True) < 1e-4
+    # With a radix or a cardinality of 1 the two orders are one; otherwise the permutation is needed.
+    assert (unpermuted > 1e-2) == (radix > 1 and cardinality > 1)
+
+
+def test_layouts_of_different_networks_are_refused() -> None:
+    source, target = (kr.create_model("resnest29_cifar", depth=1, radix=radix) for radix in (2, 4))
+    with pytest.raises(ValueError, match="not forms of one network"):
+        carry_layout(source, target)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,13 @@ MODULES = {
         "attn.bn.": "sk/reduce/norm",
         "attn.fc_select.": "sk/select",
     },
+    "splat": {
+        "conv.": "splat/conv/conv",
+        "bn0.": "splat/conv/norm",
+        "fc1.": "splat/fc1/conv",
+        "bn1.": "splat/fc1/norm",
+        "fc2.": "splat/fc2",
+    },
 }
 PARAMETERS = {
     "weight": ("kernel", "gamma"),
@@ -61,6 +68,9 @@ def case_layers(case: dict[str, Any]) -> list[keras.layers.Layer]:
     if kind == "sk":
         arguments = {"strides": stride, "groups": number.get("g", 1), "split_input": "split" in name, "name": "sk"}
         return [layers.SelectiveKernel(filters, case["weights"]["attn.fc_reduce.weight"][0], norm=NORM, **arguments)]
+    if kind == "splat":
+        arguments = {"strides": stride, "radix": number["r"], "cardinality": number["c"], "name": "splat"}
+        return [layers.SplitAttention(filters, norm=NORM, **arguments)]
     if kind == "se":
         return [layers.SqueezeExcitation(case["weights"]["fc1.weight"][0], name="se")]
     return [layers.EfficientChannelAttention(name="eca") if kind == "eca" else layers.BatchNorm(**NORM, name="norm")]
@@ -120,8 +130,9 @@ def test_operator(
     eval_out = stored["out_eval" if "out_eval" in stored else "out"]
     train_out = stored["out_train" if "out_train" in stored else "out"]
     assert reference.distance(out, eval_out) <= 2e-6
-    # The attention of a selective kernel normalises six values per channel: rounding alone moves the reference by 2e-6.
-    rounding = 6e-6 if dtype == "float32" and name.startswith("sk_") else 2e-6
+    # The attention of selective kernels and split attention normalises six values per channel: rounding alone moves the
+    # reference by 2e-6.
+    rounding = 6e-6 if dtype == "float32" and name.startswith(("sk_", "splat_")) else 2e-6
     assert reference.distance(step.logits, train_out) <= rounding
     assert reference.distance(step.input_gradient, stored["grad_x"]) <= 1e-5
     if norms:

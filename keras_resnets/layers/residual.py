@@ -93,9 +93,13 @@ class ResidualBlock(Composite):
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return [self.branch, self.shortcut]
 
-    def build(self, input_shape: Shape) -> None:
+    def make_shortcut(self, channels: int) -> list[keras.layers.Layer]:
+        """The layers of the shortcut from an input of `channels`."""
         kind, filters, strides, norm, kernel_size = self.shortcut_arguments
-        self.shortcut = shortcut_layers(kind, input_shape[-1], filters, strides, norm, kernel_size)
+        return shortcut_layers(kind, channels, filters, strides, norm, kernel_size)
+
+    def build(self, input_shape: Shape) -> None:
+        self.shortcut = self.make_shortcut(input_shape[-1])
         self.drop_path.dtype_policy = self.dtype_policy
         super().build(input_shape)
         branch, shortcut = (self.build_chain(layers, input_shape) for layers in self.branches())

@@ -14,6 +14,8 @@ of them without effect on the published networks at output stride 32: see `ResNe
 import dataclasses
 from typing import Any, Literal
 
+import keras
+
 from keras_resnets.assembly import BlockPlace, OrZero
 from keras_resnets.layers import AvgPool2D, ConvNorm, DropBlock, SplitAttention
 from keras_resnets.layers.attention import round_channels
@@ -45,6 +47,8 @@ class ResNeStBottleneck(ResidualBlock):
         drop_block_size: side of its squares in pixels.
         drop_block_form: "gluon" drops the output of the split attention, "torch" the splits before their attention, and
             each rescales as that code of the authors does.
+        dilated_shortcut_pool: a projection of stride 1 is preceded by a 2x2 average pool, zeros at the bottom and right
+            counted (timm in dilated stages).
         zero_gamma: start the last normalisation's scale at zero.
         shortcut, norm, drop_path: see `ResidualBlock`.
     """
@@ -52,9 +56,11 @@ class ResNeStBottleneck(ResidualBlock):
     def __init__(self, filters: int, width: int, strides: int = 1, *, norm: dict[str, Any], avd: bool = False,
                  avd_first: bool = False, radix: int = 2, cardinality: int = 1, dilation: int = 1,
                  attention_width: int | None = None, layout: SplitLayout = "radix_major", drop_block: float = 0.0,
-                 drop_block_size: int = 3, drop_block_form: DropBlockForm = "gluon", zero_gamma: bool = False,
-                 shortcut: ShortcutKind = "D", drop_path: float = 0.0, **kwargs: Any) -> None:  # fmt: skip
+                 drop_block_size: int = 3, drop_block_form: DropBlockForm = "gluon",
+                 dilated_shortcut_pool: bool = False, zero_gamma: bool = False, shortcut: ShortcutKind = "D",
+                 drop_path: float = 0.0, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, strides, shortcut, norm, drop_path, **kwargs)
+        self.dilated_shortcut_pool = dilated_shortcut_pool
         drop = {"rate": drop_block, "block_size": drop_block_size, "shared_batch": True,
                 "rescale_channels": drop_block_form == "gluon"}  # fmt: skip
         drops = [DropBlock(**drop, name=f"conv{i}_drop_block") for i in (1, 2, 3)] if drop_block else []
@@ -78,6 +84,13 @@ class ResNeStBottleneck(ResidualBlock):
             ConvNorm(filters, 1, norm=norm, zero_gamma=zero_gamma, name="conv3"),
             *drops[2:],
         ]
+
+    def make_shortcut(self, channels: int) -> list[keras.layers.Layer]:
+        layers = super().make_shortcut(channels)
+        if not self.dilated_shortcut_pool:
+            return layers
+        pad = keras.layers.ZeroPadding2D(((0, 1), (0, 1)), name="shortcut_pad")
+        return [pad, AvgPool2D(2, 1, name="shortcut_pool"), *layers]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,13 +142,14 @@ def resnest_block(spec: ResNeStSpec, stage: int, place: BlockPlace) -> ResidualB
     """The block at `place` of stage 0 to 3."""
     width, timm = spec.width(stage), spec.rules == "timm"
     pooled = place.strides > 1 or (place.index == 0 and stage > 0 and not timm)
+    dilated = place.strides == 1 and stage > 0
     return ResNeStBottleneck(
         4 * WIDTHS[stage], width, place.strides, norm=spec.norm, avd=pooled, avd_first=pooled and spec.avd_first,
         radix=spec.radix, cardinality=spec.cardinality, dilation=place.first_dilation, layout=spec.layout,
         attention_width=round_channels(width * spec.radix / 4, 8, 32, 0.9) if timm else None,
         drop_block=spec.drop_block_rate if stage >= 2 else 0.0, drop_block_size=spec.drop_block_size,
-        drop_block_form=spec.drop_block_form, zero_gamma=spec.zero_gamma, shortcut=spec.shortcut,
-        drop_path=place.drop_path, name=place.name,
+        drop_block_form=spec.drop_block_form, dilated_shortcut_pool=timm and place.index == 0 and dilated,
+        zero_gamma=spec.zero_gamma, shortcut=spec.shortcut, drop_path=place.drop_path, name=place.name,
     )  # fmt: skip
 
 
