@@ -64,7 +64,7 @@ def carry_layout(source: Network, target: Network) -> None:
     """
     state = {variable.path: keras.ops.convert_to_numpy(variable) for variable in _stateful(source)}
     takers = {variable.path: variable for variable in _stateful(target)}
-    _require_equal(*(_signatures(model) for model in (source, target)), source, target)
+    _require_equal(_signatures(source), _signatures(target), source, target)
     layouts = {attention.path: attention.layout for attention in _split_attentions(source)}
     for attention in _split_attentions(target):
         if layouts[attention.path] == attention.layout:

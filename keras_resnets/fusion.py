@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_resnets.layers import ConvNorm
+from keras_resnets.layers import BatchNorm, Conv2D, ConvNorm
 
 Config = dict[str, Any]
 
@@ -32,15 +32,15 @@ def fuse(model: keras.Model) -> keras.Model:
     """
     copy = _rebuilt(model, _folded)
     units = {
-        id(layer.conv.kernel): layer
+        id(layer.conv.kernel): (layer.conv, layer.norm)
         for layer in model._flatten_layers()
         if isinstance(layer, ConvNorm) and layer.norm is not None
     }
-    folded = {id(weight) for unit in units.values() for weight in unit.weights}
+    folded = {id(weight) for unit in units.values() for layer in unit for weight in layer.weights}
     weights: list[Any] = []
     for weight in model.weights:
         if id(weight) in units:
-            weights += _fold(units[id(weight)])
+            weights += _fold(*units[id(weight)])
         elif id(weight) not in folded:
             weights.append(weight)
     copy.set_weights(weights)
@@ -55,9 +55,8 @@ def as_float32(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _fold(unit: ConvNorm) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias, in float64, of the convolution that equals the one of `unit` followed by its normalisation."""
-    conv, norm = unit.conv, unit.norm
+def _fold(conv: Conv2D, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias, in float64, of the convolution that equals `conv` followed by `norm`."""
     variables = (conv.kernel, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
     values, gamma, beta, mean, variance = (ops.convert_to_numpy(variable).astype("float64") for variable in variables)
     scale = gamma / np.sqrt(variance + norm.epsilon)

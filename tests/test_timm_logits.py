@@ -1,4 +1,4 @@
-"""Networks without a golden entry of their own against timm: inference logits with the rule's weights.
+"""Networks without a golden entry of their own against timm (or their `source`): inference logits with the rule's weights.
 
 tests/golden/timm_logits.json holds, per network, the largest magnitude, the norm and the first eight of the logits that timm 1.0.31
 computes in double precision for one generated 64x96 image, and by how much they move in single precision. The deepest
@@ -17,7 +17,7 @@ import keras_resnets as kr
 
 LOGITS = json.loads((reference.FOLDER / "timm_logits.json").read_text("utf-8"))
 SMALL = {key for key, stored in LOGITS.items() if "depths" in stored or kr.model_info(key.split("@")[0]).params < 13e6}
-SMALL |= {"resnest26d@os16", "resnest50d_1s4x24d@os8"}
+SMALL |= {"resnest26d@os16", "resnest26d@official16", "resnest50d_1s4x24d@os8", "resnest50d_1s4x24d@official8"}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,9 @@ def test_logits_are_timms(key: str) -> None:
     options = {"depths": tuple(stored["depths"])} if "depths" in stored else stored.get("options", {})
     model = kr.create_model(key.split("@")[0], weights=None, classifier_activation=None, input_shape=shape, **options)
     parameters = kr.pytorch_parameters(model)
-    state = {name: reference.weight(name, to_torch(variable).shape) for name, (variable, to_torch) in parameters.items()}
+    state = {
+        name: reference.weight(name, to_torch(variable).shape) for name, (variable, to_torch) in parameters.items()
+    }
     kr.load_pytorch_weights(model, state)
     x = reference.generator(f"input:{key}").standard_normal((1, *shape), dtype=np.float32)
     logits = keras.ops.convert_to_numpy(model(x, training=False))[0].astype(np.float64)

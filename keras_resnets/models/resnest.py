@@ -61,7 +61,7 @@ class ResNeStBottleneck(ResidualBlock):
                  drop_path: float = 0.0, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, strides, shortcut, norm, drop_path, **kwargs)
         self.dilated_shortcut_pool = dilated_shortcut_pool
-        drop = {"rate": drop_block, "block_size": drop_block_size, "shared_batch": True,
+        drop: dict[str, Any] = {"rate": drop_block, "block_size": drop_block_size, "shared_batch": True,
                 "rescale_channels": drop_block_form == "gluon"}  # fmt: skip
         drops = [DropBlock(**drop, name=f"conv{i}_drop_block") for i in (1, 2, 3)] if drop_block else []
         inner_drop = drop if drops and radix and drop_block_form == "torch" else None
