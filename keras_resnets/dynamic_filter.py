@@ -5,10 +5,11 @@ from typing import Any
 from keras import ops
 
 
-def dynamic_filter(x: Any, kernels: Any, kernel_size: tuple[int, int], strides: tuple[int, int] = (1, 1)) -> Any:
+def dynamic_filter(x: Any, kernels: Any, kernel_size: tuple[int, int], strides: tuple[int, int] = (1, 1),
+                   dilation: tuple[int, int] = (1, 1)) -> Any:  # fmt: skip
     """The sum over the taps of shifted `x` times that tap of the kernels, which are data instead of weights.
 
-    Zero padding of `(kernel_size - 1) / 2` pixels on all sides. No patches are extracted.
+    Zero padding of `dilation * (kernel_size - 1) / 2` pixels on all sides. No patches are extracted.
 
     Args:
         x: `(batch, height, width, channels)`.
@@ -17,6 +18,7 @@ def dynamic_filter(x: Any, kernels: Any, kernel_size: tuple[int, int], strides: 
             channels of `x` are the g-th `channels / groups`.
         kernel_size: odd height and width.
         strides: step along height and width.
+        dilation: spacing of the taps along height and width.
 
     Returns:
         `(batch, out_height, out_width, channels)` with `out_height = ⌈height / strides[0]⌉`.
@@ -26,14 +28,14 @@ def dynamic_filter(x: Any, kernels: Any, kernel_size: tuple[int, int], strides: 
             the number of groups.
     """
     groups = _groups(x, kernels, kernel_size)
-    height, width = kernel_size
-    (top, left), repeats = [size // 2 for size in kernel_size], x.shape[-1] // groups
-    padded = ops.pad(x, ((0, 0), (top, top), (left, left), (0, 0)))
-    total: Any = 0
-    for tap in range(height * width):
-        (ky, kx), weight = divmod(tap, width), kernels[..., tap * groups : (tap + 1) * groups]
+    repeats, total = x.shape[-1] // groups, 0
+    reach = [step * (size - 1) for size, step in zip(kernel_size, dilation, strict=True)]
+    padded = ops.pad(x, ((0, 0), *((both // 2, both // 2) for both in reach), (0, 0)))
+    for tap in range(kernel_size[0] * kernel_size[1]):
+        first = [index * step for index, step in zip(divmod(tap, kernel_size[1]), dilation, strict=True)]
+        rows, columns = (slice(first[i], first[i] - reach[i] or None, strides[i]) for i in (0, 1))
+        weight = kernels[..., tap * groups : (tap + 1) * groups]
         weight = weight if groups == 1 else ops.repeat(weight, repeats, axis=-1)
-        rows, columns = slice(ky, ky - height + 1 or None, strides[0]), slice(kx, kx - width + 1 or None, strides[1])
         total = total + padded[:, rows, columns, :] * weight
     return total
 
