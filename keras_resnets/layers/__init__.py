@@ -3,6 +3,7 @@
 from keras_resnets.layers.attention import EfficientChannelAttention, SelectiveKernel, SqueezeExcitation
 from keras_resnets.layers.base import Composite
 from keras_resnets.layers.conv import Conv2D, ConvNorm
+from keras_resnets.layers.dynamic import DualComplementaryDynamicConvolution
 from keras_resnets.layers.involution import Involution
 from keras_resnets.layers.norm import BatchNorm, NormAct
 from keras_resnets.layers.pooling import AvgPool2D, BlurPool2D, MaxPool2D
@@ -17,6 +18,7 @@ __all__ = [
     "Conv2D",
     "ConvNorm",
     "DropBlock",
+    "DualComplementaryDynamicConvolution",
     "EfficientChannelAttention",
     "Involution",
     "MaxPool2D",

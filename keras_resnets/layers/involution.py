@@ -64,6 +64,7 @@ class Involution(Composite):
         groups: number of groups instead, whatever the channels: 1 is one kernel per position for all of them.
         reduction: channels of the input per channel that the kernels are predicted from.
         dilation: spacing of the kernel's taps.
+        kernel_stddev: standard deviation of the initial weights that predict the kernels; `sqrt(2 / fan_out)` by default.
 
     Raises:
         ValueError: `kernel_size` is even; the channels do not divide by `group_channels` or `groups`, or are fewer than
@@ -71,12 +72,14 @@ class Involution(Composite):
     """
 
     def __init__(self, kernel_size: int, strides: int = 1, *, norm: dict[str, Any], group_channels: int = 16,
-                 groups: int | None = None, reduction: int = 4, dilation: int = 1, **kwargs: Any) -> None:  # fmt: skip
+                 groups: int | None = None, reduction: int = 4, dilation: int = 1, kernel_stddev: float | None = None,
+                 **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {kernel_size}")
         self.kernel_size, self.strides, self.norm, self.reduction = kernel_size, strides, norm, reduction
         self.group_channels, self.groups, self.dilation = group_channels, groups, dilation
+        self.kernel_stddev = kernel_stddev
 
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return [[*self.pool, self.reduce, self.span]]
@@ -91,13 +94,18 @@ class Involution(Composite):
         pool = AvgPool2D(self.strides, ceil_mode=True, count_include_pad=False, name="pool")
         self.pool = [pool] if self.strides > 1 else []
         self.reduce = ConvNorm(channels // self.reduction, 1, activation="relu", norm=self.norm, name="reduce")
-        self.span = KernelSpan(self.kernel_size**2, self.groups or channels // divisor, name="span")
+        predict = None if self.kernel_stddev is None else keras.initializers.RandomNormal(stddev=self.kernel_stddev)
+        self.span = KernelSpan(self.kernel_size**2, self.groups or channels // divisor, predict, name="span")
         super().build(input_shape)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape
         return (batch, *(size and -(-size // self.strides) for size in (height, width)), channels)
 
+    def kernels(self, x: Any) -> Any:
+        """The kernels of all positions, `(batch, out_height, out_width, taps * groups)` as in `dynamic_filter`."""
+        return chain(self.branches()[0], x)
+
     def call(self, x: Any) -> Any:
         pairs = (ops.pair(size) for size in (self.kernel_size, self.strides, self.dilation))
-        return dynamic_filter(x, chain(self.branches()[0], x), *pairs)
+        return dynamic_filter(x, self.kernels(x), *pairs)
