@@ -14,6 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 help:
 	@echo "make demo      train on scanned digits, export to every format, prove and compare the artifacts"
+	@echo "               (another network: make demo ARCH=resnest29_cifar)"
 	@echo "make test      the checks of every network and program (about 20 minutes)"
 	@echo "make test-all  the same and the long ones: large networks in double precision"
 	@echo "make lint      style and types"
@@ -22,7 +23,7 @@ help:
 	@echo "make clean     remove what these targets made"
 
 demo: $(VENV)/demo.done
-	$(RUN) -m training.demo
+	$(RUN) -m training.demo $(if $(ARCH),--arch $(ARCH))
 
 test: $(VENV)/dev.done
 	$(PYTEST) -m "not slow"

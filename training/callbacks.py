@@ -1,4 +1,4 @@
-"""What happens at the end of every epoch: the log, the best network, the checkpoint, and the progress on the screen.
+"""What happens beside the optimizer: the log, the best network, the checkpoint, schedules, and the progress on the screen.
 
 Log, best and checkpoint are given to `fit` in this order. The checkpoint alone says how far a run is; whatever a killed run
 had written after its last checkpoint is written again, with the same content, when it continues.
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from keras_resnets.assembly import Network
+from keras_resnets.layers import DropBlock
 from training.run_folder import replacing, write_log
 
 
@@ -82,6 +83,28 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         with replacing(self.path) as temporary:
             self.model.save_weights(temporary)
+
+
+class DropBlockSchedule(keras.callbacks.Callback):
+    """Raises the rates of all `DropBlock` layers linearly from nothing to their own over the run, step by step.
+
+    The schedule of ResNeSt's recipe and of the paper (arXiv 1810.12890, section 4.1).
+
+    Args:
+        steps: optimizer steps of the whole run.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        layers = self.model._flatten_layers()
+        self.progresses = [layer.progress for layer in layers if isinstance(layer, DropBlock) and layer.rate]
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        for progress in self.progresses:
+            progress.assign(int(self.model.optimizer.iterations) / self.steps)
 
 
 class StopOnInterrupt(keras.callbacks.Callback):

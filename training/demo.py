@@ -8,6 +8,7 @@ continues where it was; a finished one starts afresh.
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -123,7 +124,8 @@ def results_table(rows: Sequence[Measured]) -> Table:
     return table
 
 
-def write_report(folder: RunFolder, recipe: Recipe, data: LabelledImages, rows: Sequence[Measured]) -> None:
+def write_report(folder: RunFolder, recipe: Recipe, data: LabelledImages, parameters: int,
+                 rows: Sequence[Measured]) -> None:  # fmt: skip
     """Writes `results.json` and `report.html`."""
     log = read_log(folder.log)
     seconds, wrong = sum(row["seconds"] for row in log), round((1 - rows[0].accuracy) * len(data.test))
@@ -145,7 +147,8 @@ def write_report(folder: RunFolder, recipe: Recipe, data: LabelledImages, rows: 
             "confusion_text": f"{wrong} of {len(data.test)} test images are taken for another digit. "
             "Rows are true digits, columns predictions.",
             "predictions_text": "The test images whose true digit got the lowest probability, the worst first.",
-            "repeat_text": "make demo, or python -m training.train with the recipe below. Order, augmentation and "
+            "repeat_text": "make demo, with ARCH=NETWORK for another network, or python -m training.train with the recipe below. "
+            "Order, augmentation and "
             "initialisation follow from the recipe's seed.",
             "recipe": folder.recipe.read_text("utf-8"),
             "environment": folder.environment.read_text("utf-8"),
@@ -153,7 +156,7 @@ def write_report(folder: RunFolder, recipe: Recipe, data: LabelledImages, rows: 
         facts=[
             (f"{rows[0].accuracy:.2%}", "test accuracy"),
             (f"{seconds:.0f} s", f"training, {recipe.epochs} epochs"),
-            (f"{kr.model_info(recipe.model.name).params:,}", "parameters"),
+            (f"{parameters:,}", "parameters"),
             (f"{min(row.agreement for row in rows):.2%}", "lowest top-1 agreement of an artifact"),
         ],
         formats=[COLUMNS, *(row.cells() for row in rows)],
@@ -177,24 +180,39 @@ def demo(recipe: Recipe, folder: RunFolder, console: Console) -> Evaluation:
     write_results(evaluation, data, recipe.name, folder.path)
     console.rule("Export")
     rows = export_and_run(network, data, evaluation, folder.path, console)
-    write_report(folder, recipe, data, rows)
+    parameters = sum(math.prod(variable.shape) for variable in network.trainable_variables)
+    write_report(folder, recipe, data, parameters, rows)
     console.print(results_table(rows))
     return evaluation
+
+
+def architecture(name: str | None) -> list[str]:
+    """The overrides that put the network called `name` in the place of the recipe's.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name is None:
+        return []
+    tag = "digits" if "digits" in kr.model_info(name).weights else "''"
+    description = f"{name} on the 1,797 scanned digits of scikit-learn"
+    return [f"name=digits_{name}", f"description={description}", f"model.name={name}", f"model.preprocessing={tag}"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code: 0, 1 for wrong input or too low an accuracy, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m training.demo", description="Train, evaluate, export and prove.")
     parser.add_argument("--recipe", default="digits_resnet20", help="as in training.train (default: digits_resnet20)")
+    parser.add_argument("--arch", metavar="NETWORK", help="another network than the recipe's, as in list_models")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="change a value of the recipe")  # fmt: skip
-    parser.add_argument(
-        "--run-dir", type=Path, default=Path("runs/demo"), help="folder for the results (default: runs/demo)"
-    )
+    parser.add_argument("--run-dir", type=Path,
+                        help="folder for the results (default: runs/demo, or runs/demo_NETWORK with --arch)")  # fmt: skip
     options = parser.parse_args(arguments)
-    console, folder, start = Console(), RunFolder(options.run_dir), time.perf_counter()
+    default = Path("runs") / (f"demo_{options.arch}" if options.arch else "demo")
+    console, folder, start = Console(), RunFolder(options.run_dir or default), time.perf_counter()
     try:
-        recipe = load_recipe(options.recipe, options.overrides)
+        recipe = load_recipe(options.recipe, [*architecture(options.arch), *options.overrides])
         if report_path(folder).exists():
             folder.clear()
             report_path(folder).unlink()

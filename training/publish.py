@@ -57,9 +57,11 @@ def publish(folder: RunFolder, data_dir: Path = DATA) -> tuple[Path, float]:
         The path of the file, and the accuracy in percent, measured on the weights as they are read back from it.
 
     Raises:
-        ValueError: the run is not finished, or the table has no row for it.
+        ValueError: the run is not finished, its recipe names no weights entry, or the table has no row for it.
     """
     network, recipe = load_network(folder.final), load_recipe(folder.recipe)
+    if not recipe.model.preprocessing:
+        raise ValueError("model.preprocessing must name the weights entry that the run is to be published as")
     path = data_dir / f"{recipe.model.name}.{recipe.model.preprocessing}.safetensors"
     write_safetensors(network, path, recipe.to_yaml())
     kr.load_pytorch_weights(network, path)

@@ -26,12 +26,12 @@ class ModelRecipe:
     Attributes:
         name: as in `keras_resnets.list_models`.
         preprocessing: tag of the weights entry of that network whose preprocessing the images get, and as whose weights
-            the trained network will be known.
+            the trained network will be known. Empty for the preprocessing of a network without such weights.
         options: further keywords of `keras_resnets.create_model`.
     """
 
     name: str
-    preprocessing: str
+    preprocessing: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

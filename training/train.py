@@ -34,13 +34,13 @@ def build_network(recipe: Recipe, data: LabelledImages) -> Network:
     """The network of `recipe`, freshly initialised, for the classes and image size of `data`."""
     network = kr.create_model(recipe.model.name, classes=len(data.class_names), input_shape=data.train.images.shape[1:],
                               **recipe.model.options)  # fmt: skip
-    network.weights_tag = recipe.model.preprocessing
+    network.weights_tag = recipe.model.preprocessing or None
     return network
 
 
 def preprocessing(recipe: Recipe) -> Callable[[Any], Any]:
     """From pixels 0..255 to what the recipe's weights entry expects."""
-    return Preprocess.of(recipe.model.name, recipe.model.preprocessing)
+    return Preprocess.of(recipe.model.name, recipe.model.preprocessing or None)
 
 
 def steps_per_epoch(recipe: Recipe, data: LabelledImages) -> int:
@@ -95,8 +95,9 @@ def train(recipe: Recipe, folder: RunFolder, data: LabelledImages, console: Cons
             epochs=recipe.epochs, initial_epoch=first_epoch, steps_per_epoch=steps, shuffle=False, verbose=0,
             validation_data=(preprocess(data.test.images), test_labels), validation_batch_size=recipe.batch_size,
             callbacks=[
-                bar, callbacks.Log(folder.log, rows), callbacks.KeepBest(folder.best, bare, rows),
-                callbacks.Checkpoint(folder.checkpoint), stop, *more_callbacks,
+                bar, callbacks.DropBlockSchedule(recipe.epochs * steps), callbacks.Log(folder.log, rows),
+                callbacks.KeepBest(folder.best, bare, rows), callbacks.Checkpoint(folder.checkpoint), stop,
+                *more_callbacks,
             ],
         )  # fmt: skip
     bare.set_weights(network.get_weights())

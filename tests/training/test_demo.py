@@ -6,9 +6,13 @@ import pathlib
 import numpy as np
 import pytest
 
+import keras_resnets as kr
 from training import demo
+from training.data import load_data
 from training.evaluate import Evaluation
+from training.recipe import load_recipe
 from training.run_folder import RunFolder
+from training.train import build_network, preprocessing
 
 
 def test_figures_of_an_artifact(tmp_path: pathlib.Path) -> None:
@@ -34,7 +38,20 @@ def test_finished_demo_starts_afresh_and_nothing_else_is_removed(tmp_path: pathl
 def test_wrong_input(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert demo.main(["--set", "epoch=1", "--run-dir", str(tmp_path / "demo")]) == 1
     assert "'epochs'" in capsys.readouterr().err
+    assert demo.main(["--arch", "resnest29_cifr", "--run-dir", str(tmp_path / "demo")]) == 1
+    assert "did you mean 'resnest29_cifar'" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize(("name", "tag"), [("resnet20_cifar", "digits"), ("resnest29_cifar", ""), ("resnest14d", "")])
+def test_another_network(name: str, tag: str) -> None:
+    recipe = load_recipe("digits_resnet20", demo.architecture(name))
+    assert (recipe.name, recipe.model.name, recipe.model.preprocessing) == (f"digits_{name}", name, tag)
+    assert build_network(recipe, load_data(recipe.data)).output_shape == (None, 10)
+    # What the network sees in training is what its users are told to show it.
+    image = np.full((1, 32, 32, 3), 100, "uint8")
+    shown = kr.preprocess_input(image, build_network(recipe, load_data(recipe.data)))
+    np.testing.assert_allclose(preprocessing(recipe)(image), shown, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ import reference
 import tensorflow as tf
 
 import keras_resnets as kr
+from keras_resnets.layers import DropBlock
+from training.callbacks import DropBlockSchedule
 from training.optimizers import SGD
 from training.schedules import WarmupCosine
 
@@ -75,15 +77,30 @@ def test_configuration_round_trip() -> None:
     assert copy.get_config() == optimizer.get_config()
 
 
+def test_drop_block_rises_over_the_run() -> None:
+    """Four steps: none of the rate at the first, three quarters of it at the last, nothing of it at inference."""
+    model = keras.Sequential([keras.Input((8, 8, 2)), DropBlock(0.2, 3), keras.layers.GlobalAveragePooling2D()])
+    model.compile("sgd", "mse")
+    seen: list[float] = []
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(float(model.layers[0].progress))
+    )
+    x = np.ones((4, 8, 8, 2), "float32")
+    model.fit(x, x[:, 0, 0], batch_size=2, epochs=2, verbose=0, callbacks=[DropBlockSchedule(4), record])
+    assert seen == [0, 0.25, 0.5, 0.75]
+    np.testing.assert_array_equal(model.layers[0](x, training=False), x)
+
+
 @pytest.mark.usefixtures("float64")
-def test_trajectory_of_pytorch() -> None:
-    """Ten steps of ResNet-18: weight decay, momentum under a changing rate, label smoothing and schedule in one check."""
-    settings, expected = TRAJECTORY["settings"], TRAJECTORY["models"]["resnet18"]
+@pytest.mark.parametrize("name", TRAJECTORY["models"])
+def test_trajectory_of_pytorch(name: str) -> None:
+    """Ten steps: weight decay, momentum under a changing rate, label smoothing and schedule in one check."""
+    settings, expected = TRAJECTORY["settings"], TRAJECTORY["models"][name]
     size = (settings["height"], settings["width"], 3)
-    model = kr.create_model("resnet18", classes=settings["classes"], input_shape=size, classifier_activation=None)
+    model = kr.create_model(name, classes=settings["classes"], input_shape=size, classifier_activation=None)
     parameters = kr.pytorch_parameters(model)
-    shapes = {name: to_torch(variable).shape for name, (variable, to_torch) in parameters.items()}
-    kr.load_pytorch_weights(model, {name: reference.weight(name, shape) for name, shape in shapes.items()})
+    shapes = {key: to_torch(variable).shape for key, (variable, to_torch) in parameters.items()}
+    kr.load_pytorch_weights(model, {key: reference.weight(key, shape) for key, shape in shapes.items()})
     schedule = WarmupCosine(settings["base_lr"], settings["warmup_steps"], settings["steps"])
     optimizer = SGD(schedule, settings["momentum"], settings["nesterov"], settings["weight_decay"])
     criterion = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings["label_smoothing"])
@@ -102,5 +119,5 @@ def test_trajectory_of_pytorch() -> None:
         y = reference.generator(f"traj:y:{t}").integers(0, settings["classes"], settings["batch"])
         losses.append(float(step(x.astype("float64"), keras.utils.to_categorical(y, settings["classes"]))))
     np.testing.assert_allclose(losses, expected["loss_float64"], rtol=1e-9)
-    for name, norm in expected["param_norm_after_float64"].items():
-        assert np.linalg.norm(keras.ops.convert_to_numpy(parameters[name][0])) == pytest.approx(norm, rel=1e-9), name
+    for key, norm in expected["param_norm_after_float64"].items():
+        assert np.linalg.norm(keras.ops.convert_to_numpy(parameters[key][0])) == pytest.approx(norm, rel=1e-9), key
