@@ -79,6 +79,25 @@ class Golden:
     def state(self) -> dict[str, np.ndarray]:
         return {name: weight(name, shape) for name, shape in self.shapes.items()}
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether inference mode has running statistics of its own: with those of the rule the activations overflow."""
+        return "cal_stat_values" in self.arrays
+
+    @property
+    def inference(self) -> dict[str, np.ndarray]:
+        """What is stored of inference mode: logits and features."""
+        prefix = "evalcal_" if self.calibrated else "eval_"
+        stored = {name: array for name, array in self.arrays.items() if name.startswith(("feat_", prefix))}
+        return {name.removeprefix(prefix): array for name, array in stored.items()}
+
+    def calibrated_state(self) -> dict[str, np.ndarray]:
+        """The rule's weights with the running statistics that inference mode was stored for."""
+        names = [str(name) for name in self.arrays["cal_stat_names"]]
+        ends = np.cumsum([math.prod(self.shapes[name]) for name in names])
+        values = zip(names, np.split(self.arrays["cal_stat_values"], ends[:-1]), strict=True)
+        return {**self.state(), **{name: value.reshape(self.shapes[name]) for name, value in values}}
+
     def input(self, dtype: str) -> np.ndarray:
         shape = (self.row["B"], self.row["H"], self.row["W"], 3)
         return generator(f"input:{self.row['id']}").standard_normal(shape, dtype=np.float32).astype(dtype)
@@ -111,7 +130,8 @@ def limits(row: dict[str, Any], dtype: str) -> dict[str, float]:
         return {"eval": 1e-8, "train": 1e-6, "grad": 1e-5, "stats": 1e-6}
     # Where a ReLU's input changes its sign by rounding is luck: the noise of a network is the largest among its entries.
     same = [other["noise_floor"] for name, other in ENTRIES.items() if name.split("@")[0] == row["id"].split("@")[0]]
-    noise = {kind: max(floor[kind] for floor in same) for kind in ("eval", "train", "grad")}
+    noise = {kind: max(floor[kind] for floor in same) for kind in ("train", "grad")}
+    noise["eval"] = max(floor["evalcal" if "evalcal" in floor else "eval"] for floor in same)
     train = max(1e-4, 20 * noise["train"])
     return {
         "eval": max(2e-5, 20 * noise["eval"]),
@@ -123,7 +143,9 @@ def limits(row: dict[str, Any], dtype: str) -> dict[str, float]:
 
 def eval_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:
     """Distances of inference-mode logits, and of what is stored of stage features (mean, deviation, first and last values)."""
-    arrays = golden.arrays
+    arrays = golden.inference
+    if golden.calibrated:
+        kr.load_pytorch_weights(model, golden.calibrated_state())
     names = [str(name) for name in arrays["feat_names"]]
     taps = keras.Model(model.input, [*(_feature_tensor(model, name) for name in names), model.output])
     *features, logits = (keras.ops.convert_to_numpy(y) for y in taps(golden.input(dtype), training=False))
@@ -134,7 +156,9 @@ def eval_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, 
         mine = np.r_[feature.mean(), feature.std(), feature.ravel()[:32], feature.ravel()[-32:]]
         stored = np.r_[tuple(arrays[f"feat_{kind}"][i] for kind in ("mean", "std", "first32", "last32"))]
         distances[f"eval: feature {name}"] = distance(mine, stored)
-    return {**distances, "eval: logits": distance(logits, arrays["eval_logits_f64"])}
+    if golden.calibrated:
+        kr.load_pytorch_weights(model, golden.state())
+    return {**distances, "eval: logits": distance(logits, arrays["logits_f64"])}
 
 
 # The reference's names of tapped modules. timm taps pre-activation networks at the bare stem, the raw sums of the stages and
@@ -144,6 +168,7 @@ _STAGE_NAMES = {"layer": 0, "stage_": 0, "stages.": 1}
 
 def _feature_tensor(model: keras.Model, name: str) -> Any:
     """The symbolic output of what the reference calls `name`."""
+    name = name.removeprefix("backbone.")
     if name == "act1":
         return model.get_layer("C1").output
     if name in ("norm", "relu"):

@@ -9,6 +9,7 @@ import pytest
 import reference
 
 from keras_resnets import layers
+from keras_resnets.dynamic_filter import dynamic_filter
 from keras_resnets.layers.residual import shortcut_layers
 
 NORM = {"epsilon": 1e-5, "momentum": 0.9}
@@ -20,6 +21,11 @@ MODULES = {
     "avgdown": {"1.": "shortcut/conv", "2.": "shortcut/norm"},  # 0 is the pool
     "bn": {"": "norm"},
     "eca": {"conv.": "eca"},
+    "involution": {
+        "conv1.conv.": "involution/reduce/conv",
+        "conv1.bn.": "involution/reduce/norm",
+        "conv2.conv.": "involution/span",
+    },
     "se": {"fc1.": "se/fc1", "fc2.": "se/fc2"},
     "sk": {
         **{f"paths.{i}.conv.": f"sk/path{i}/conv" for i in (0, 1)},
@@ -71,6 +77,8 @@ def case_layers(case: dict[str, Any]) -> list[keras.layers.Layer]:
     if kind == "splat":
         arguments = {"strides": stride, "radix": number["r"], "cardinality": number["c"], "name": "splat"}
         return [layers.SplitAttention(filters, norm=NORM, **arguments)]
+    if kind == "involution":
+        return [layers.Involution(size, stride, norm=NORM, name="involution")]
     if kind == "se":
         return [layers.SqueezeExcitation(case["weights"]["fc1.weight"][0], name="se")]
     return [layers.EfficientChannelAttention(name="eca") if kind == "eca" else layers.BatchNorm(**NORM, name="norm")]
@@ -106,8 +114,12 @@ def arrays() -> dict[str, np.ndarray]:
         return dict(stored)
 
 
+def parametrized(cases: list[dict[str, Any]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, ids=[case["id"] for case in cases])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("case", reference.OPS.values(), ids=list(reference.OPS))
+@parametrized([case for case in reference.OPS.values() if "extra_inputs" not in case])
 def test_operator(
     case: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], request: pytest.FixtureRequest
 ) -> None:
@@ -140,3 +152,45 @@ def test_operator(
     for key, array in stored.items():
         if key.startswith("after/"):
             assert reference.distance(step.after[variables[key.removeprefix("after/")].path], array) <= 2e-6
+
+
+class GivenKernels(keras.layers.Layer):
+    """`dynamic_filter` with kernels of its own, in the reference's order: group by group."""
+
+    def __init__(self, kernels: np.ndarray, groups: int, kernel_size: int, strides: int) -> None:
+        super().__init__()
+        self.groups, self.pairs = groups, ((kernel_size,) * 2, (strides,) * 2)
+        self.kernels = self.add_weight(kernels.shape, name="kernels")
+        self.kernels.assign(kernels)
+
+    def call(self, x: Any) -> Any:
+        split = keras.ops.reshape(self.kernels, (*self.kernels.shape[:3], self.groups, -1))
+        tap_major = keras.ops.reshape(keras.ops.transpose(split, (0, 1, 2, 4, 3)), self.kernels.shape)
+        return dynamic_filter(x, tap_major, *self.pairs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@parametrized([case for case in reference.OPS.values() if "extra_inputs" in case])
+def test_involution_of_given_kernels(
+    case: dict[str, Any], dtype: str, arrays: dict[str, np.ndarray], request: pytest.FixtureRequest
+) -> None:
+    if dtype == "float64":
+        request.getfixturevalue("float64")
+    name, shape, extra = case["id"], case["input_shape"], case["extra_inputs"]["kernel"]
+    size, stride, groups = (int(number) for number in re.findall(r"\d+", name))
+    groups = shape[-1] // 16 if "gc16" in name else groups
+    x, kernels, r = (
+        reference.generator(key).standard_normal(shape, dtype=np.float32).astype(dtype)
+        for key, shape in (
+            (f"input:{name}", shape),
+            (extra["key"], extra["shape"]),
+            (f"loss:{name}", case["out_shape"]),
+        )
+    )
+    layer = GivenKernels(kernels, groups, size, stride)
+    model = keras.Sequential([keras.Input(batch_shape=shape), layer])
+    step = reference.train_step(model, x, r / shape[0])
+
+    assert reference.distance(step.logits, arrays[f"{name}/out"]) <= 2e-6
+    assert reference.distance(step.input_gradient, arrays[f"{name}/grad_x"]) <= 1e-5
+    assert reference.distance(step.gradients[layer.kernels.path], arrays[f"{name}/grad_kernel"]) <= 1e-5
