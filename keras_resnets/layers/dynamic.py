@@ -76,12 +76,8 @@ class GlobalKernels(Composite):
                  kernel_norm: KernelNorm, kernel_stddev: float, identity: bool, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.kernel_size, self.strides, self.dilation, self.norm = kernel_size, strides, dilation, norm
-        self.reduction, self.kernel_norm, self.kernel_stddev, self.identity = (
-            reduction,
-            kernel_norm,
-            kernel_stddev,
-            identity,
-        )
+        self.reduction, self.kernel_norm = reduction, kernel_norm
+        self.kernel_stddev, self.identity = kernel_stddev, identity
 
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return [[self.reduce, self.span]]
@@ -89,7 +85,7 @@ class GlobalKernels(Composite):
     def build(self, input_shape: Shape) -> None:
         channels, taps = input_shape[-1], self.kernel_size**2
         if channels < self.reduction:
-            raise ValueError(f"gsi_reduction must be at most the input's {channels} channels, not {self.reduction}")
+            raise ValueError(f"reduction_gsi must be at most the input's {channels} channels, not {self.reduction}")
         self.reduce = ConvNorm(channels // self.reduction, 1, activation="relu", norm=self.norm, name="reduce")
         predict = keras.initializers.RandomNormal(stddev=self.kernel_stddev)
         self.span = KernelSpan(taps, channels, predict, bias_initializer=self._initial_bias, name="span")
