@@ -41,6 +41,7 @@ lint: $(VENV)/dev.done
 bench: $(VENV)/dev.done
 	$(RUN) -m benchmarks.grouped_conv
 	$(RUN) -m benchmarks.train_step
+	$(RUN) -m benchmarks.memory
 	$(RUN) -m benchmarks.startup
 
 tables: $(VENV)/dev.done

@@ -4,9 +4,10 @@ import json
 import math
 
 import keras
+import numpy as np
 import pytest
 
-from benchmarks import stock
+from benchmarks import memory, stock
 from benchmarks.harness import Comparison, Contender, Plan, Summary, compare, environment
 from benchmarks.table import Target, number, write
 
@@ -134,3 +135,38 @@ def test_pytorch_involution_filters_every_pixel_with_its_kernel() -> None:
     assert torch.equal(y[:, :16, :, 1:], x[:, :16, :, :-1])
     assert not y[:, :16, :, 0].any()
     assert torch.equal(y[:, 16:], 2 * x[:, 16:])
+
+
+def test_naive_involution_filters_every_pixel_with_its_kernel() -> None:
+    from benchmarks.naive_involution import NaiveInvolution, extracted, stacked
+
+    x = np.arange(16 * 32.0, dtype="float32").reshape(1, 4, 4, 32)
+    for patches in (extracted, stacked):
+        layer = NaiveInvolution(3, patches)
+        layer.build(x.shape)
+        kernel, bias = layer.kernels.layers[-1].weights
+        # Without weights the kernels are the biases: the left neighbour in the first group, twice the pixel itself in the second.
+        kernel.assign(np.zeros(kernel.shape))
+        taps = np.zeros((9, 2))
+        taps[3, 0], taps[4, 1] = 1, 2
+        bias.assign(taps.flatten())
+        y = layer(x).numpy()
+        np.testing.assert_array_equal(y[:, :, 1:, :16], x[:, :, :-1, :16])
+        assert not y[:, :, 0, :16].any()
+        np.testing.assert_array_equal(y[..., 16:], 2 * x[..., 16:])
+
+
+def test_memory_is_that_of_the_process() -> None:
+    before = memory.status("VmRSS")
+    block = np.ones(64 * memory.MIB, "uint8")
+    assert memory.status("VmRSS") - before == pytest.approx(block.nbytes, rel=0.25)
+    assert memory.status("VmHWM") >= memory.status("VmRSS")
+
+
+def test_memory_is_compared_with_the_thriftier_naive_form() -> None:
+    peaks = {memory.OURS: [30.0, 20.0, 100.0], memory.EXTRACTED: [200.0] * 3, memory.STACKED: [100.0, 90.0, 110.0]}
+    measured = memory.Measured({(1, 2, 3, 4): peaks}, PLAN)
+    (target,) = measured.targets()
+    assert target.measured == pytest.approx(0.3) and target.met and "stacked slices" in target.text
+    assert f"| {memory.OURS} | 30 (20–100) |" in measured.markdown().splitlines()
+    assert json.loads(measured.json())["mebibytes_by_round"]["1x2x3x4"][memory.OURS] == peaks[memory.OURS]
