@@ -19,6 +19,7 @@ NETWORKS = {
     "skresnet18": SMALL,
     "resnetblur50": {**SMALL, "output_stride": 16},
     "resnetv2_18": SMALL,
+    "resnest50_fast_2s2x40d": SMALL,
     "resnet20_cifar": {"depth": 1},
 }
 # Largest difference of logits from float32 that rounding of activations to 11 or 8 bits explains, relative to the largest.
