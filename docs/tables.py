@@ -65,7 +65,8 @@ def families_table() -> str:
     lines = ["| family | networks | for example | parameters (M) | paper |", "|---|---:|---|---:|---|"]
     for family in families():
         infos = sorted((kr.model_info(name) for name in kr.list_models(family=family)), key=lambda info: info.params)
-        examples = ", ".join(f"`{info.name}`" for info in infos[:: max(1, len(infos) // 3)][:3])
+        known = [info for info in infos if info.weights] or infos
+        examples = ", ".join(f"`{info.name}`" for info in known[:: max(1, len(known) // 3)][:3])
         span = " – ".join(dict.fromkeys(f"{info.params / 1e6:.1f}" for info in (infos[0], infos[-1])))
         lines.append(f"| {family} | {len(infos)} | {examples} | {span} | {infos[0].paper} |")
     return "\n".join(lines)
