@@ -17,6 +17,7 @@ NETWORKS = {
     "seresnet50": SMALL,
     "ecaresnet50d": SMALL,
     "skresnet18": SMALL,
+    "res2next50": {**SMALL, "depths": (2, 1, 1, 1)},
     "resnetblur50": {**SMALL, "output_stride": 16},
     "resnetv2_18": SMALL,
     "resnest50_fast_2s2x40d": SMALL,
