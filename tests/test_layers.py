@@ -16,6 +16,7 @@ from keras_resnets.layers.residual import PadShortcut
 
 NORM = {"epsilon": 1e-5, "momentum": 0.9}
 SPLIT = {"split_input": True, "groups": 4}
+DYNAMIC = {"group_channels": 8, "reduction_gsi": 2, "kernel_norm": "filter_norm", "gsi_identity": True}
 CARDINALITY_MAJOR = {"radix": 4, "cardinality": 2, "layout": "cardinality_major", "drop_block": {"rate": 0.1}}
 
 
@@ -40,6 +41,7 @@ EVERY_LAYER = [
     (lambda: layers.SelectiveKernel(8, 4, norm=NORM, strides=2, paths=4, **SPLIT, name="x"), (2, 5, 6, 8)),
     (lambda: layers.SplitAttention(8, norm=NORM, strides=2, radix=2, cardinality=4, name="x"), (2, 5, 6, 8)),
     (lambda: layers.SplitAttention(8, norm=NORM, dilation=2, **CARDINALITY_MAJOR, name="x"), (2, 9, 12, 8)),
+    (lambda: layers.DualComplementaryDynamicConvolution(3, 5, 2, norm=NORM, **DYNAMIC, name="x"), (2, 5, 6, 16)),
     (lambda: layers.StochasticDepth(0.2, seed=3, name="x"), (2, 9, 12, 16)),
     (lambda: layers.DropBlock(0.1, 3, 0.5, shared_channels=True, seed=3, name="x"), (2, 9, 12, 16)),
     (lambda: layers.DropBlock(0.1, 3, shared_batch=True, rescale_channels=True, name="x"), (2, 9, 12, 16)),
