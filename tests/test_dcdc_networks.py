@@ -52,6 +52,11 @@ SIZES = [
 ]
 
 
+def dynamic_layers(model: keras.Model) -> list[DualComplementaryDynamicConvolution]:
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, DualComplementaryDynamicConvolution)]
+    return sorted(layers, key=lambda layer: layer.path)
+
+
 def dynamic_macs(layer: DualComplementaryDynamicConvolution) -> int:
     """Taps of both branches times values of the output."""
     shape = layer.compute_output_shape(layer.get_build_config()["input_shape"])
@@ -69,8 +74,7 @@ def test_sizes(name: str, options: dict, params: int, conv_gmacs: float | None, 
     assert measured_params == params
     if conv_gmacs is not None:
         assert measured == pytest.approx(conv_gmacs, abs=6e-4)
-    layers = [x for x in built[0]._flatten_layers() if isinstance(x, DualComplementaryDynamicConvolution)]
-    assert measured + sum(map(dynamic_macs, layers)) / 1e9 == pytest.approx(gmacs, abs=1.1e-3)
+    assert measured + sum(map(dynamic_macs, dynamic_layers(built[0]))) / 1e9 == pytest.approx(gmacs, abs=1.1e-3)
 
 
 def names_and_shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
@@ -177,14 +181,24 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     assert np.isfinite(whole).all() and reference.distance(parts, whole) <= 1e-5
 
 
-@pytest.mark.parametrize("name", ["dcdc18", "dcdc26"])
-@pytest.mark.parametrize(("output_stride", "size"), [(16, 4), (8, 8)])
-def test_output_stride_keeps_weights(name: str, output_stride: int, size: int) -> None:
+# Name, output stride, and the dilation of each dynamic convolution: a stage that no longer strides doubles it after its first.
+DILATIONS = [
+    ("dcdc26", 16, [1, 1, 1, 1]),
+    ("dcdc26", 8, [1, 1, 1, 2]),
+    ("dcdc18", 16, [1, 1, 1, 1, 1, 1, 1, 2]),
+    ("dcdc18", 8, [1, 1, 1, 1, 1, 2, 2, 4]),
+]
+
+
+@pytest.mark.parametrize(("name", "output_stride", "dilations"), DILATIONS)
+def test_output_stride_dilates(name: str, output_stride: int, dilations: list[int]) -> None:
     options = {**SMALL, "input_shape": (64, 64, 3), "kernel_size_lsa": 3}
     with registry.without_values():
         model = kr.create_model(name, output_stride=output_stride, **options)
         plain = kr.create_model(name, **options)
-    assert model.get_layer("C5").output.shape[1:3] == (size, size)
+    assert model.get_layer("C5").output.shape[1:3] == (64 // output_stride, 64 // output_stride)
+    for branch in ("lsa", "gsi"):
+        assert [getattr(layer, branch).dilation for layer in dynamic_layers(model)] == dilations
     assert [(v.path, v.shape) for v in model.variables] == [(v.path, v.shape) for v in plain.variables]
 
 
