@@ -1,15 +1,31 @@
-"""Filtering every position of every image with a kernel of its own: what involution and dynamic convolutions compute."""
+"""Filtering every position of every image with a kernel of its own: what involution and dynamic convolutions compute.
 
+The sum runs over shifted views of the input: no patches are extracted. Left to automatic differentiation it would keep the
+product of every tap for the backward pass, as many copies of the activations as a kernel has taps; the gradient here keeps
+the two inputs and computes everything else again. Where XLA compiles them, sum and gradients are a single pass each.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from keras import ops
+import keras
+from keras import ops as kops
+
+from keras_resnets import ops, xla
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+Pair = tuple[int, int]
 
 
-def dynamic_filter(x: Any, kernels: Any, kernel_size: tuple[int, int], strides: tuple[int, int] = (1, 1),
-                   dilation: tuple[int, int] = (1, 1)) -> Any:  # fmt: skip
+def dynamic_filter(x: Any, kernels: Any, kernel_size: Pair, strides: Pair = (1, 1), dilation: Pair = (1, 1)) -> Any:
     """The sum over the taps of shifted `x` times that tap of the kernels, which are data instead of weights.
 
-    Zero padding of `dilation * (kernel_size - 1) / 2` pixels on all sides. No patches are extracted.
+    Zero padding of `dilation * (kernel_size - 1) / 2` pixels on all sides. 16-bit inputs are summed in float32.
 
     Args:
         x: `(batch, height, width, channels)`.
@@ -21,30 +37,211 @@ def dynamic_filter(x: Any, kernels: Any, kernel_size: tuple[int, int], strides: 
         dilation: spacing of the taps along height and width.
 
     Returns:
-        `(batch, out_height, out_width, channels)` with `out_height = ⌈height / strides[0]⌉`.
+        `(batch, out_height, out_width, channels)` with `out_height = ⌈height / strides[0]⌉`, in the precision of `x`.
 
     Raises:
         ValueError: `kernel_size` is even; the channels of `kernels` do not divide by the number of taps, or those of `x` by
-            the number of groups.
+            the number of groups; height and width of `kernels` are not those of the output.
     """
-    groups = _groups(x, kernels, kernel_size)
-    repeats, total = x.shape[-1] // groups, 0
-    reach = [step * (size - 1) for size, step in zip(kernel_size, dilation, strict=True)]
-    padded = ops.pad(x, ((0, 0), *((both // 2, both // 2) for both in reach), (0, 0)))
-    for tap in range(kernel_size[0] * kernel_size[1]):
-        first = [index * step for index, step in zip(divmod(tap, kernel_size[1]), dilation, strict=True)]
-        rows, columns = (slice(first[i], first[i] - reach[i] or None, strides[i]) for i in (0, 1))
-        weight = kernels[..., tap * groups : (tap + 1) * groups]
-        weight = weight if groups == 1 else ops.repeat(weight, repeats, axis=-1)
-        total = total + padded[:, rows, columns, :] * weight
-    return total
-
-
-def _groups(x: Any, kernels: Any, kernel_size: tuple[int, int]) -> int:
     if not all(size % 2 for size in kernel_size):
         raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+    channels, shared = x.shape[-1], tuple(kernels.shape[1:3]) == (1, 1)
     groups, rest = divmod(kernels.shape[-1], kernel_size[0] * kernel_size[1])
-    if rest or not groups or x.shape[-1] % groups:
-        raise ValueError(f"kernels of {kernels.shape[-1]} channels do not fit {kernel_size} taps and x of "
-                         f"{x.shape[-1]} channels: taps * groups, groups a divisor of the channels")  # fmt: skip
-    return groups
+    if rest or not groups or channels % groups:
+        raise ValueError(f"kernels of {kernels.shape[-1]} channels do not fit {kernel_size} taps and x of {channels} "
+                         "channels: taps * groups, groups a divisor of the channels")  # fmt: skip
+    for given, size, step in zip(kernels.shape[1:3], x.shape[1:3], strides, strict=True):
+        if not shared and None not in (given, size) and given != -(-size // step):
+            raise ValueError(f"kernels must be for all positions or for (1, 1): not for {tuple(kernels.shape[1:3])} where x "
+                             f"has {tuple(x.shape[1:3])} and strides are {strides}")  # fmt: skip
+    if shared and groups < channels:  # so few numbers that every channel can have its own
+        kernels, groups = kops.repeat(kernels, channels // groups, axis=-1), channels
+    window = _Window(ops.pair(kernel_size), ops.pair(strides), ops.pair(dilation), groups, channels, shared)
+    if ops.is_exporting():
+        return window.forward(x, kernels)
+    return _differentiable(window)(kops.convert_to_tensor(x), kops.convert_to_tensor(kernels))
+
+
+@functools.cache
+def _differentiable(window: "_Window") -> Callable[[Any, Any], Any]:
+    forward, backward = xla.compiled(window.forward), xla.compiled(window.backward)
+
+    @kops.custom_gradient
+    def apply(x: Any, kernels: Any) -> Any:
+        def gradient(*arguments: Any, upstream: Any = None) -> Any:  # Keras' backends call it in two ways
+            return backward(x, kernels, arguments[0] if upstream is None else upstream)
+
+        return forward(x, kernels), gradient
+
+    return apply
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    """The sum for inputs of one kind, and its gradients.
+
+    Maps are four-dimensional throughout. So that a number of a kernel serves all channels of its group by broadcasting, a map
+    is seen as `(batch, height, width * groups, channels / groups)`, "folded"; with one channel or all in a group it is
+    left as it is.
+
+    Attributes:
+        kernel_size, strides, dilation, groups: see `dynamic_filter`.
+        channels: of the input.
+        shared: one kernel for all positions; `groups` is `channels` then.
+    """
+
+    kernel_size: Pair
+    strides: Pair
+    dilation: Pair
+    groups: int
+    channels: int
+    shared: bool
+
+    @property
+    def fold(self) -> int:
+        return self.groups if self.groups < self.channels else 1
+
+    @property
+    def reach(self) -> Pair:
+        """Distance of the outermost taps from the centre."""
+        return (self.kernel_size[0] // 2 * self.dilation[0], self.kernel_size[1] // 2 * self.dilation[1])
+
+    @property
+    def offsets(self) -> list[Pair]:
+        """Distance of every tap from the centre."""
+        rows, columns = (range(-far, far + 1, step) for far, step in zip(self.reach, self.dilation, strict=True))
+        return list(itertools.product(rows, columns))
+
+    def forward(self, x: Any, kernels: Any) -> Any:
+        """The sum."""
+        wide = _wide(kernels)
+        terms = (view * self._tap(wide, tap) for tap, view in enumerate(self._views(_wide(x))))
+        return kops.cast(self._unfolded(_total(terms, len(self.offsets)), self._size(x)), x.dtype)
+
+    def backward(self, x: Any, kernels: Any, upstream: Any) -> tuple[Any, Any]:
+        """The gradients for `x` and `kernels`, given that for the sum."""
+        wide = _wide(upstream)
+        for_x, for_kernels = self._for_x(x, _wide(kernels), wide), self._for_kernels(_wide(x), wide)
+        return kops.cast(for_x, x.dtype), kops.cast(for_kernels, kernels.dtype)
+
+    def _for_x(self, x: Any, kernels: Any, upstream: Any) -> Any:
+        """Pixels that are a multiple of the strides apart are read by the same taps: a sum for each grid of such pixels."""
+        size, (step_y, step_x) = self._size(x), self.strides
+        pad_y, pad_x = ((far + step - 1) // step for far, step in zip(self.reach, self.strides, strict=True))
+        padding = ((pad_y, pad_y), (pad_x, pad_x))
+        upstream = self._folded(ops.pad2d(upstream, padding))
+        kernels = kernels if self.shared else ops.pad2d(kernels, padding)
+
+        def term(tap: int, start: Pair) -> Any:
+            weight = self._tap(kernels, tap)
+            return self._cut(upstream, start, size) * (weight if self.shared else self._cut(weight, start, size))
+
+        def grid(y: int, x0: int) -> Any:
+            readers = [
+                (tap, ((y - down) // step_y + pad_y, (x0 - right) // step_x + pad_x))
+                for tap, (down, right) in enumerate(self.offsets)
+                if (y - down) % step_y == (x0 - right) % step_x == 0
+            ]
+            nothing = kops.zeros_like(self._cut(upstream, (0, 0), size))
+            total = _total((term(*reader) for reader in readers), len(readers)) if readers else nothing
+            return self._unfolded(total, size)
+
+        rows = [kops.stack([grid(y, x0) for x0 in range(step_x)], axis=3) for y in range(step_y)]
+        whole = kops.reshape(kops.stack(rows, axis=2), (-1, size[0] * step_y, size[1] * step_x, self.channels))
+        return whole[:, : kops.shape(x)[1], : kops.shape(x)[2]]
+
+    def _for_kernels(self, x: Any, upstream: Any) -> Any:
+        if self.groups < self.channels and xla.compiles_here():
+            return self._for_kernels_at_once(x, upstream)
+        size, upstream = self._size(x), self._folded(upstream)
+        taps = []
+        for view in self._views(x):
+            product = view * upstream
+            if self.shared:
+                taps.append(kops.sum(_fewer_rows(product), axis=(1, 2), keepdims=True))
+            elif self.groups < self.channels:
+                taps.append(kops.reshape(kops.sum(product, axis=-1), (-1, *size, self.groups)))
+            else:
+                taps.append(product)
+        return kops.concatenate(taps, axis=-1)
+
+    def _for_kernels_at_once(self, x: Any, upstream: Any) -> Any:
+        """All taps by index: XLA makes one pass of gathering, multiplying and summing, and stores no patches."""
+        size, padded = self._size(x), self._padded(x)
+        height, width = kops.shape(padded)[1:3]
+        row, column = (
+            kops.arange(length)[:, None] * stride + kops.arange(taps) * step
+            for length, stride, taps, step in zip(size, self.strides, self.kernel_size, self.dilation, strict=True)
+        )
+        pixels = kops.reshape(row[:, None, :, None] * width + column[None, :, None, :], (*size, len(self.offsets)))
+        members = self.channels // self.groups
+        patches = kops.take(kops.reshape(padded, (-1, height * width, self.groups, members)), pixels, axis=1)
+        product = patches * kops.reshape(upstream, (-1, *size, 1, self.groups, members))
+        return kops.reshape(kops.sum(product, axis=-1), (-1, *size, len(self.offsets) * self.groups))
+
+    def _views(self, x: Any) -> Iterator[Any]:
+        """What each tap reads of `x` for all outputs, folded."""
+        size = self._size(x)
+        grids = [[self._folded(grid) for grid in row] for row in _grids(self._padded(x), self.strides)]
+        for offset in self.offsets:
+            (y, row), (x0, column) = (
+                divmod(d + far, s) for d, far, s in zip(offset, self.reach, self.strides, strict=True)
+            )
+            yield self._cut(grids[row][column], (y, x0), size)
+
+    def _size(self, x: Any) -> list[Any]:
+        """Height and width of the output for the input `x`."""
+        return [-(-size // step) for size, step in zip(kops.shape(x)[1:3], self.strides, strict=True)]
+
+    def _padded(self, x: Any) -> Any:
+        return ops.pad2d(x, ((self.reach[0],) * 2, (self.reach[1],) * 2))
+
+    def _folded(self, x: Any) -> Any:
+        height, width = kops.shape(x)[1:3]
+        return x if self.fold == 1 else kops.reshape(x, (-1, height, width * self.fold, x.shape[-1] // self.fold))
+
+    def _unfolded(self, x: Any, size: list[Any]) -> Any:
+        return x if self.fold == 1 else kops.reshape(x, (-1, *size, self.channels))
+
+    def _cut(self, x: Any, start: Pair, size: list[Any]) -> Any:
+        """`size` pixels of a folded map from `start` on."""
+        return x[:, start[0] : start[0] + size[0], start[1] * self.fold : (start[1] + size[1]) * self.fold]
+
+    def _tap(self, kernels: Any, tap: int) -> Any:
+        """The numbers of one tap, folded."""
+        return self._folded(kernels[..., tap * self.groups : (tap + 1) * self.groups])
+
+
+def _wide(x: Any) -> Any:
+    return kops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+
+def _total(terms: Iterator[Any], count: int) -> Any:
+    """Pairwise sum of `count` terms: of few partial sums at a time, and with less rounding, which matters in 8 bits."""
+    return next(terms) if count == 1 else _total(terms, count // 2) + _total(terms, count - count // 2)
+
+
+def _fewer_rows(x: Any) -> Any:
+    """`x` summed over parts of its rows; XLA adds maps several times faster than it sums over positions."""
+    parts = next(n for n in range(8, 0, -1) if (x.shape[1] or 1) % n == 0)
+    return _total(iter(kops.split(x, parts, axis=1)), parts)
+
+
+def _grids(x: Any, strides: Pair) -> list[list[Any]]:
+    """The pixels of `x` that are a multiple of `strides` apart, by their first row and column."""
+    step = strides[0]
+    if (
+        keras.backend.backend() == "tensorflow"
+        and strides == (step, step)
+        and None not in x.shape[1:3]
+        and not xla.compiles_here()
+    ):
+        if step == 1:
+            return [[x]]
+        # One operator instead of strided slices, which are slow here and outside of XNNPACK.
+        x = ops.pad2d(x, tuple((0, -size % step) for size in x.shape[1:3]))
+        parts = tf.split(tf.nn.space_to_depth(x, step), step * step, axis=-1)
+        return [parts[row * step : (row + 1) * step] for row in range(step)]
+    return [
+        [x[:, row :: strides[0], column :: strides[1]] for column in range(strides[1])] for row in range(strides[0])
+    ]

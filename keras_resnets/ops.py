@@ -19,13 +19,14 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
+from keras_resnets import xla
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 NO_PADDING: Padding = ((0, 0), (0, 0))
 
 _BACKEND = keras.backend.backend()
 if _BACKEND == "tensorflow":
     import tensorflow as tf
-    from tensorflow.python.ops import control_flow_util
 
 # A dense convolution below this many channels wastes the vector units: fewer, wider chunks are faster.
 _MIN_CHUNK_CHANNELS = 16
@@ -46,6 +47,11 @@ def exporting() -> Iterator[None]:
         yield
     finally:
         _export_depth -= 1
+
+
+def is_exporting() -> bool:
+    """Whether `exporting` is active."""
+    return _export_depth > 0
 
 
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -183,9 +189,9 @@ def conv2d(
 
 def _native_conv_works(x: Any, grouped: bool, dilated: bool) -> bool:
     """Whether the native convolution can be used (and differentiated, unless exporting) where `x` will be computed."""
-    if _export_depth or xla_has_fast_groups():
+    if is_exporting() or xla_has_fast_groups():
         return True
-    if not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+    if xla.compiles_here():
         return not grouped  # grouped under XLA on a CPU: correct but several hundred times slower
     return _native_gradient_works(x.dtype.name, grouped, dilated)
 
@@ -272,9 +278,7 @@ def avg_pool2d(
 
 def xla_has_fast_groups() -> bool:
     """Whether a grouped convolution compiled by XLA is worth having: not on TensorFlow without an accelerator."""
-    return _BACKEND != "tensorflow" or bool(
-        tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU")
-    )
+    return _BACKEND != "tensorflow" or xla.has_accelerator()
 
 
 def has_fused_batch_norm(x: Any) -> bool:
