@@ -48,7 +48,8 @@ def assign_rule_values(model: keras.Model) -> None:
         if variable.dtype == "float32":
             folder, _, name = variable.path.rpartition("/")
             value = reference.weight(f"{folder}.{endings.get(name, name)}", variable.shape[::-1])
-            variable.assign(value.transpose())
+            # Predicted kernels multiply features by themselves: large ones overflow within a few blocks.
+            variable.assign(value.transpose() * (0.01 if "/span/" in variable.path else 1))
 
 
 def test_networks_survive_a_fresh_process() -> None:
