@@ -123,6 +123,14 @@ def test_each_image_has_kernels_of_its_own() -> None:
     np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel_norm", NORMS)
+def test_unknown_size(kernel_norm: str) -> None:
+    layer, x = dynamic(kernel_size_lsa=3, strides=2, kernel_norm=kernel_norm), images(2, 5, 6, CHANNELS)
+    image = keras.Input((None, None, CHANNELS))
+    outputs = keras.Model(image, layer(image)).predict(x, verbose=0)
+    np.testing.assert_allclose(outputs, keras.ops.convert_to_numpy(layer(x)), rtol=1e-5, atol=1e-5)
+
+
 def test_global_kernels_ignore_positions() -> None:
     """Moving the content of an image inside its empty margin moves the output of the global branch, and nothing else."""
     layer, x = dynamic(use_lsa=False), np.zeros((1, 12, 12, CHANNELS), "float32")
