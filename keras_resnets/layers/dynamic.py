@@ -29,7 +29,7 @@ def normalized_kernels(kernels: Any, taps: int, kind: KernelNorm) -> Any:
 
     Args:
         kind: "none"; "softmax"; or "filter_norm": mean 0 and unbiased standard deviation 1 (Zhou et al., 2021,
-            arXiv 2104.14107, section 3.3). A kernel whose taps are all equal becomes zero then, and has no gradient.
+            arXiv 2104.14107). A kernel whose taps are all equal becomes zero then, and has no gradient.
     """
     if kind == "none":
         return kernels
