@@ -43,40 +43,53 @@ def resnet50(
     return keras.Model(image, layers.Dense(1000)(layers.GlobalAveragePooling2D()(x)))
 
 
-def split_attention(x: Any, width: int, radix: int = 2) -> Any:
-    """A 3x3 convolution of `radix` groups, each of `width` channels, summed with weights from their pooled sum."""
-    x = layers.ReLU()(conv_norm(x, radix * width, 3, groups=radix))
+def split_attention(x: Any, width: int, radix: int, cardinality: int) -> Any:
+    """A 3x3 convolution into `radix` splits of `width` channels, summed with weights from their pooled sum."""
+    x = layers.ReLU()(conv_norm(x, radix * width, 3, groups=radix * cardinality))
     splits = layers.Reshape((*x.shape[1:3], radix, width))(x)
     pooled = layers.GlobalAveragePooling2D(keepdims=True)(ops.sum(splits, axis=3))
-    gate = layers.Conv2D(max(radix * width // 4, 32), 1)(pooled)
+    gate = layers.Conv2D(max(radix * width // 4, 32), 1, groups=cardinality)(pooled)
     gate = layers.ReLU()(layers.BatchNormalization(momentum=0.9, epsilon=1e-5)(gate))
-    gate = layers.Reshape((1, 1, radix, width))(layers.Conv2D(radix * width, 1)(gate))
-    return ops.sum(splits * layers.Softmax(axis=3)(gate), axis=3)
+    gate = layers.Conv2D(radix * width, 1, groups=cardinality)(gate)
+    gate = layers.Softmax(axis=2)(layers.Reshape((cardinality, radix, width // cardinality))(gate))
+    return ops.sum(splits * layers.Reshape((1, 1, radix, width))(layers.Permute((2, 1, 3))(gate)), axis=3)
 
 
-def resnest_bottleneck(x: Any, filters: int, strides: int) -> Any:
+def resnest_bottleneck(
+    x: Any, filters: int, width: int, strides: int, radix: int, cardinality: int, pool_first: bool
+) -> Any:
     """1x1 → split attention → 1x1; both sides are subsampled by average pools."""
     shortcut = x
     if strides > 1:
         shortcut = layers.AveragePooling2D(strides, padding="same")(shortcut)
     if x.shape[-1] != filters:
         shortcut = conv_norm(shortcut, filters, 1)
-    x = layers.ReLU()(conv_norm(x, filters // 4, 1))
-    x = split_attention(x, filters // 4)
-    if strides > 1:
+    x = layers.ReLU()(conv_norm(x, width, 1))
+    if strides > 1 and pool_first:
+        x = layers.AveragePooling2D(3, strides)(layers.ZeroPadding2D(1)(x))
+    x = split_attention(x, width, radix, cardinality)
+    if strides > 1 and not pool_first:
         x = layers.AveragePooling2D(3, strides)(layers.ZeroPadding2D(1)(x))
     return layers.ReLU()(conv_norm(x, filters, 1) + shortcut)
 
 
-def resnest50(input_shape: tuple[int, int, int] = (224, 224, 3)) -> keras.Model:
-    """ResNeSt-50 (radix 2, cardinality 1) for 1000 classes, giving logits."""
+def resnest50(
+    input_shape: tuple[int, int, int] = (224, 224, 3),
+    radix: int = 2,
+    cardinality: int = 1,
+    base_width: int = 64,
+    pool_first: bool = False,
+) -> keras.Model:
+    """ResNeSt-50, by default 2s1x64d, for 1000 classes, giving logits."""
     image = x = keras.Input(input_shape, name="image")
     for filters, strides in ((32, 2), (32, 1), (64, 1)):
         x = layers.ReLU()(conv_norm(x, filters, 3, strides))
     x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
-    for stage, (depth, width) in enumerate(zip(DEPTHS, WIDTHS, strict=True)):
+    for stage, (depth, base) in enumerate(zip(DEPTHS, WIDTHS, strict=True)):
+        width = base * base_width // 64 * cardinality
         for block in range(depth):
-            x = resnest_bottleneck(x, 4 * width, strides=2 if stage > 0 and block == 0 else 1)
+            strides = 2 if stage > 0 and block == 0 else 1
+            x = resnest_bottleneck(x, 4 * base, width, strides, radix, cardinality, pool_first)
     return keras.Model(image, layers.Dense(1000)(layers.GlobalAveragePooling2D()(x)))
 
 
@@ -85,4 +98,5 @@ NETWORKS: dict[str, Callable[..., keras.Model]] = {
     "resnet50": resnet50,
     "resnext50_32x4d": functools.partial(resnet50, cardinality=32, base_width=4),
     "resnest50d": resnest50,
+    "resnest50d_4s2x40d": functools.partial(resnest50, radix=4, cardinality=2, base_width=40, pool_first=True),
 }

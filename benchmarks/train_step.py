@@ -19,7 +19,7 @@ class Row:
     """What a network is compared with.
 
     Attributes:
-        stock: whether `benchmarks.stock` has it; "slow" with grouped convolutions, which take minutes per step.
+        stock: whether `benchmarks.stock` has it; "slow" with grouped convolutions, which can take minutes per step.
         torch: module whose `create_model(name)` makes it in PyTorch.
         torch_sets_pace: aim to be no slower than PyTorch in its better memory format.
     """
@@ -33,6 +33,7 @@ NETWORKS = {
     "resnext50_32x4d": Row("slow"),
     "resnet50": Row("quick"),
     "resnest50d": Row("slow", torch_sets_pace=True),
+    "resnest50d_4s2x40d": Row("slow"),
     "res2net50_26w_4s": Row(),
     "rednet50": Row(torch="benchmarks.torch_rednet", torch_sets_pace=True),
 }
@@ -101,7 +102,7 @@ def remarks(network: str, comparison: Comparison, torch: list[Contender], stock_
         lines.append(str(Target(f"ours ÷ {best}", comparison.ratio(OURS, best, STEP).median, at_most=1)))
     if NETWORKS[network].stock == "slow":
         lines.append(str(Target(f"{STOCK} ÷ ours", comparison.ratio(STOCK, OURS, STEP).median, at_least=20)))
-        lines.append(f"{STOCK}: {stock_rounds} timed step(s) only, since each takes minutes.")
+        lines.append(f"{STOCK} took part in the first {stock_rounds} round(s) only.")
     return lines
 
 

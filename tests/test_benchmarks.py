@@ -98,9 +98,15 @@ def test_a_contender_that_fails_is_reported(tmp_path) -> None:
         compare([contender], PLAN)
 
 
-# Trainable parameters: torchvision's resnet50 and resnext50_32x4d, timm's resnest50d.
+# Trainable parameters: torchvision's resnet50 and resnext50_32x4d, timm's resnest50d and resnest50d_4s2x40d.
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("resnet50", 25_557_032), ("resnext50_32x4d", 25_028_904), ("resnest50d", 27_483_240)]
+    ("name", "parameters"),
+    [
+        ("resnet50", 25_557_032),
+        ("resnext50_32x4d", 25_028_904),
+        ("resnest50d", 27_483_240),
+        ("resnest50d_4s2x40d", 30_417_592),
+    ],
 )
 def test_stock_network_is_the_same_network(name: str, parameters: int) -> None:
     with keras.StatelessScope():
