@@ -99,8 +99,8 @@ class DropBlockSchedule(keras.callbacks.Callback):
         self.steps = steps
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        layers = self.model._flatten_layers()
-        self.progresses = [layer.progress for layer in layers if isinstance(layer, DropBlock) and layer.rate]
+        layers = [layer for layer in self.model._flatten_layers() if isinstance(layer, DropBlock)]
+        self.progresses = [layer.progress for layer in layers if layer.progress is not None]
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         for progress in self.progresses:
