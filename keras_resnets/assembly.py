@@ -28,7 +28,7 @@ def nearest(given: object, allowed: Iterable[str]) -> str:
     return "allowed: " + ", ".join(repr(name) for name in names[:20]) + (" …" if len(names) > 20 else "")
 
 
-OrZero = Annotated[int, "or 0"]
+OrZero = Annotated[int, "or 0"]  # an option that is a whole number and may be 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
