@@ -148,7 +148,8 @@ class _Window:
 
         rows = [kops.stack([grid(y, x0) for x0 in range(step_x)], axis=3) for y in range(step_y)]
         whole = kops.reshape(kops.stack(rows, axis=2), (-1, size[0] * step_y, size[1] * step_x, self.channels))
-        return whole[:, : kops.shape(x)[1], : kops.shape(x)[2]]
+        height, width = _pixels(x)
+        return whole[:, :height, :width]
 
     def _for_kernels(self, x: Any, upstream: Any) -> Any:
         if self.groups < self.channels and xla.compiles_here():
@@ -168,7 +169,7 @@ class _Window:
     def _for_kernels_at_once(self, x: Any, upstream: Any) -> Any:
         """All taps by index: XLA makes one pass of gathering, multiplying and summing, and stores no patches."""
         size, padded = self._size(x), self._padded(x)
-        height, width = kops.shape(padded)[1:3]
+        height, width = _pixels(padded)
         row, column = (
             kops.arange(length)[:, None] * stride + kops.arange(taps) * step
             for length, stride, taps, step in zip(size, self.strides, self.kernel_size, self.dilation, strict=True)
@@ -191,14 +192,16 @@ class _Window:
 
     def _size(self, x: Any) -> list[Any]:
         """Height and width of the output for the input `x`."""
-        return [-(-size // step) for size, step in zip(kops.shape(x)[1:3], self.strides, strict=True)]
+        return [-(-size // step) for size, step in zip(_pixels(x), self.strides, strict=True)]
 
     def _padded(self, x: Any) -> Any:
         return ops.pad2d(x, ((self.reach[0],) * 2, (self.reach[1],) * 2))
 
     def _folded(self, x: Any) -> Any:
-        height, width = kops.shape(x)[1:3]
-        return x if self.fold == 1 else kops.reshape(x, (-1, height, width * self.fold, x.shape[-1] // self.fold))
+        if self.fold == 1:
+            return x
+        height, width = _pixels(x)
+        return kops.reshape(x, (-1, height, width * self.fold, x.shape[-1] // self.fold))
 
     def _unfolded(self, x: Any, size: list[Any]) -> Any:
         return x if self.fold == 1 else kops.reshape(x, (-1, *size, self.channels))
@@ -210,6 +213,11 @@ class _Window:
     def _tap(self, kernels: Any, tap: int) -> Any:
         """The numbers of one tap, folded."""
         return self._folded(kernels[..., tap * self.groups : (tap + 1) * self.groups])
+
+
+def _pixels(x: Any) -> Any:
+    """Height and width of `x`: numbers, or tensors where they are unknown."""
+    return x.shape[1:3] if None not in x.shape[1:3] else kops.shape(x)[1:3]
 
 
 def _wide(x: Any) -> Any:
