@@ -45,15 +45,15 @@ def dynamic_filter(x: Any, kernels: Any, kernel_size: Pair, strides: Pair = (1, 
     """
     if not all(size % 2 for size in kernel_size):
         raise ValueError(f"kernel_size must be odd, not {kernel_size}")
-    channels, shared = x.shape[-1], tuple(kernels.shape[1:3]) == (1, 1)
+    channels, positions = x.shape[-1], tuple(kernels.shape[1:3])
     groups, rest = divmod(kernels.shape[-1], kernel_size[0] * kernel_size[1])
     if rest or not groups or channels % groups:
         raise ValueError(f"kernels of {kernels.shape[-1]} channels do not fit {kernel_size} taps and x of {channels} "
                          "channels: taps * groups, groups a divisor of the channels")  # fmt: skip
-    for given, size, step in zip(kernels.shape[1:3], x.shape[1:3], strides, strict=True):
-        if not shared and None not in (given, size) and given != -(-size // step):
-            raise ValueError(f"kernels must be for all positions or for (1, 1): not for {tuple(kernels.shape[1:3])} where x "
-                             f"has {tuple(x.shape[1:3])} and strides are {strides}")  # fmt: skip
+    outputs = tuple(size and -(-size // step) for size, step in zip(x.shape[1:3], strides, strict=True))
+    shared = positions == (1, 1) != outputs
+    if not shared and any(None not in sizes and sizes[0] != sizes[1] for sizes in zip(positions, outputs, strict=True)):
+        raise ValueError(f"kernels must be for {outputs} positions, or for (1, 1), not for {positions}")
     if shared and groups < channels:  # so few numbers that every channel can have its own
         kernels, groups = kops.repeat(kernels, channels // groups, axis=-1), channels
     window = _Window(ops.pair(kernel_size), ops.pair(strides), ops.pair(dilation), groups, channels, shared)

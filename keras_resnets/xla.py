@@ -33,12 +33,18 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.jit(function)
     if _BACKEND != "tensorflow":
         return function
-    by_xla = tf.function(function, jit_compile=True, autograph=False, reduce_retracing=True)
 
-    @functools.wraps(function)
+    @functools.cache
+    def by_xla(*kinds: tuple[tuple[int, ...], Any]) -> Callable[..., Any]:
+        """One trace for any batch."""
+        signature = [tf.TensorSpec((None, *shape), dtype) for shape, dtype in kinds]
+        return tf.function(function, signature, jit_compile=True, autograph=False)
+
     def call(*tensors: Any) -> Any:
         known = all(None not in tensor.shape[1:] for tensor in tensors)
-        return (by_xla if known and not compiles_here() and _compiles_on_cpu() else function)(*tensors)
+        if not known or compiles_here() or not _compiles_on_cpu():
+            return function(*tensors)
+        return by_xla(*((tuple(tensor.shape[1:]), tensor.dtype) for tensor in tensors))(*tensors)
 
     return call
 
