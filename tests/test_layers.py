@@ -42,6 +42,8 @@ EVERY_LAYER = [
     (lambda: layers.SplitAttention(8, norm=NORM, strides=2, radix=2, cardinality=4, name="x"), (2, 5, 6, 8)),
     (lambda: layers.SplitAttention(8, norm=NORM, dilation=2, **CARDINALITY_MAJOR, name="x"), (2, 9, 12, 8)),
     (lambda: layers.DualComplementaryDynamicConvolution(3, 5, 2, norm=NORM, **DYNAMIC, name="x"), (2, 5, 6, 16)),
+    (lambda: layers.Involution(5, 2, norm=NORM, group_channels=4, name="x"), (2, 5, 6, 16)),
+    (lambda: layers.Involution(3, norm=NORM, groups=2, reduction=2, dilation=2, name="x"), (2, 9, 12, 16)),
     (lambda: layers.StochasticDepth(0.2, seed=3, name="x"), (2, 9, 12, 16)),
     (lambda: layers.DropBlock(0.1, 3, 0.5, shared_channels=True, seed=3, name="x"), (2, 9, 12, 16)),
     (lambda: layers.DropBlock(0.1, 3, shared_batch=True, rescale_channels=True, name="x"), (2, 9, 12, 16)),
