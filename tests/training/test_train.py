@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -79,6 +80,15 @@ def test_killed_run_continues_to_the_same_weights(whole: RunFolder, tmp_path: pa
         assert {**mine, "seconds": 0} == {**other, "seconds": 0}
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's handler of Ctrl-C, which a shell takes away from what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupt_waits_for_the_step() -> None:
     """Ctrl-C raises nothing at once but at the end of the step, and the usual handler is back."""
     usual = signal.getsignal(signal.SIGINT)
