@@ -20,19 +20,21 @@ class Row:
 
     Attributes:
         stock: whether `benchmarks.stock` has it; "slow" with grouped convolutions, which can take minutes per step.
+        speedup: aim to be at least so many times as fast as stock Keras.
         torch: module whose `create_model(name)` makes it in PyTorch.
         torch_sets_pace: aim to be no slower than PyTorch in its better memory format.
     """
 
     stock: Literal["quick", "slow"] | None = None
+    speedup: float | None = None
     torch: str = "timm"
     torch_sets_pace: bool = False
 
 
 NETWORKS = {
-    "resnext50_32x4d": Row("slow"),
+    "resnext50_32x4d": Row("slow", speedup=20),
     "resnet50": Row("quick"),
-    "resnest50d": Row("slow", torch_sets_pace=True),
+    "resnest50d": Row("slow", speedup=20, torch_sets_pace=True),
     "resnest50d_4s2x40d": Row("slow"),
     "res2net50_26w_4s": Row(),
     "rednet50": Row(torch="benchmarks.torch_rednet", torch_sets_pace=True),
@@ -96,12 +98,14 @@ def contenders(network: str, torch: list[Contender], stock_rounds: int) -> list[
 
 def remarks(network: str, comparison: Comparison, torch: list[Contender], stock_rounds: int) -> list[str]:
     """What was aimed at, and how far it was reached."""
-    lines = []
-    if torch and NETWORKS[network].torch_sets_pace:
+    row, lines = NETWORKS[network], []
+    if torch and row.torch_sets_pace:
         best = comparison.fastest([contender.name for contender in torch], STEP)
         lines.append(str(Target(f"ours ÷ {best}", comparison.ratio(OURS, best, STEP).median, at_most=1)))
-    if NETWORKS[network].stock == "slow":
-        lines.append(str(Target(f"{STOCK} ÷ ours", comparison.ratio(STOCK, OURS, STEP).median, at_least=20)))
+    if row.speedup is not None:
+        measured = comparison.ratio(STOCK, OURS, STEP).median
+        lines.append(str(Target(f"{STOCK} ÷ ours", measured, at_least=row.speedup)))
+    if row.stock == "slow":
         lines.append(f"{STOCK} took part in the first {stock_rounds} round(s) only.")
     return lines
 
