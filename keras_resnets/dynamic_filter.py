@@ -71,7 +71,8 @@ def _differentiable(window: "_Window") -> Callable[[Any, Any], Any]:
         def gradient(*arguments: Any, upstream: Any = None) -> Any:  # Keras' backends call it in two ways
             return backward(x, kernels, arguments[0] if upstream is None else upstream)
 
-        return forward(x, kernels), gradient
+        # TensorFlow's tape records what it sees in here, and would keep the intermediate results as well.
+        return forward(kops.stop_gradient(x), kops.stop_gradient(kernels)), gradient
 
     return apply
 

@@ -4,6 +4,8 @@ import itertools
 import math
 import pathlib
 import re
+import subprocess
+import sys
 from typing import Any
 
 import keras
@@ -16,6 +18,7 @@ from keras_resnets.dynamic_filter import _Window, dynamic_filter
 from keras_resnets.export import run_artifact
 from keras_resnets.layers import Involution
 
+ROOT = pathlib.Path(__file__).parents[1]
 NORM = {"epsilon": 1e-5, "momentum": 0.9}
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="needs Keras on the TensorFlow backend"
@@ -131,11 +134,35 @@ def test_unknown_height_and_width(case: tuple) -> None:
         assert reference.distance(value, expected) < 1e-14
 
 
+EAGER_STEP = """
+import resource, tensorflow as tf
+from keras_resnets.dynamic_filter import dynamic_filter
+x, kernels = tf.ones((8, 56, 56, 64)), tf.ones((8, 56, 56, 49 * 4))
+def step(x, kernels):
+    with tf.GradientTape() as tape:
+        tape.watch([x, kernels])
+        y = dynamic_filter(x, kernels, (7, 7))
+    return tape.gradient(y, [x, kernels])
+step(x[:, :7, :7], kernels[:, :7, :7])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+step(x, kernels)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@on_tensorflow
+@pytest.mark.skipif(sys.platform != "linux", reason="the unit of ru_maxrss is that of Linux")
+def test_a_training_step_keeps_no_copies_of_the_input() -> None:
+    """The tape alone would keep 49 products and 49 slices of 6.4 MB each. Half of what is allowed is XLA's compiler."""
+    result = subprocess.run([sys.executable, "-c", EAGER_STEP], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert 1024 * int(result.stdout) < 0.4 * 2 * 49 * (8 * 56 * 56 * 64 * 4)
+
+
 @on_tensorflow
 @pytest.mark.parametrize("strides", [1, 2])
 def test_both_passes_store_no_copies_of_the_input(strides: int) -> None:
-    """Of what XLA compiles, no array but padded inputs; naively there are 49 copies of the output. (What is kept from one pass
-    to the next are the two inputs alone.)"""
+    """Of what XLA compiles, no array but padded inputs; naively there are 49 copies of the output."""
     import tensorflow as tf
 
     size = 16 // strides
