@@ -246,6 +246,9 @@ def test_layer(arguments: dict[str, int], shape: tuple[int, ...], groups: int) -
 ERRORS = [
     ({"kernel_size": 4}, "kernel_size must be odd, not 4"),
     ({"kernel_size": 0}, "kernel_size must be odd, not 0"),
+    ({"kernel_size": 3, "groups": 0}, "groups must be at least 1, not 0"),
+    ({"kernel_size": 3, "group_channels": 0}, "group_channels must be at least 1, not 0"),
+    ({"kernel_size": 3, "strides": 0}, "strides must be at least 1, not 0"),
     (
         {"kernel_size": 3, "group_channels": 24},
         "group_channels must divide the input's channels: 32 do not divide by 24",

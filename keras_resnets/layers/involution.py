@@ -67,8 +67,8 @@ class Involution(Composite):
         kernel_stddev: standard deviation of the initial weights that predict the kernels; `sqrt(2 / fan_out)` by default.
 
     Raises:
-        ValueError: `kernel_size` is even; the channels do not divide by `group_channels` or `groups`, or are fewer than
-            `reduction`.
+        ValueError: `kernel_size` is even, another number below 1; the channels do not divide by `group_channels` or `groups`,
+            or are fewer than `reduction`.
     """
 
     def __init__(self, kernel_size: int, strides: int = 1, *, norm: dict[str, Any], group_channels: int = 16,
@@ -77,6 +77,11 @@ class Involution(Composite):
         super().__init__(**kwargs)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+        counts = {"strides": strides, "group_channels": group_channels, "groups": groups, "reduction": reduction,
+                  "dilation": dilation}  # fmt: skip
+        for name, count in counts.items():
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, not {count}")
         self.kernel_size, self.strides, self.norm, self.reduction = kernel_size, strides, norm, reduction
         self.group_channels, self.groups, self.dilation = group_channels, groups, dilation
         self.kernel_stddev = kernel_stddev
@@ -86,7 +91,7 @@ class Involution(Composite):
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
-        divisor, name = (self.groups, "groups") if self.groups else (self.group_channels, "group_channels")
+        divisor, name = (self.group_channels, "group_channels") if self.groups is None else (self.groups, "groups")
         if channels % divisor:
             raise ValueError(f"{name} must divide the input's channels: {channels} do not divide by {divisor}")
         if channels < self.reduction:
