@@ -12,8 +12,9 @@ With `use_gsi=False` and `stem="rednet"` a network is the RedNet of its depth, w
 import dataclasses
 from typing import Any, Literal
 
-from keras_resnets import assembly
-from keras_resnets.assembly import BlockPlace, Spec, StemPool, level, stage_plan, stages, stem_pool
+import keras
+
+from keras_resnets.assembly import BlockPlace, Spec, StemPool
 from keras_resnets.layers import DualComplementaryDynamicConvolution, NormAct
 from keras_resnets.layers.base import register_layer
 from keras_resnets.layers.conv import bare_conv
@@ -143,14 +144,14 @@ def dcdc_block(spec: DCDCSpec, stage: int, place: BlockPlace) -> ResidualBlock:
     return DCDCBottleneck(4 * width, width, dilation=place.first_dilation, **shared)
 
 
+def dcdc_stem(spec: DCDCSpec) -> keras.layers.Layer:
+    """The stem of three layers."""
+    return DCDCStem(spec.norm, {**spec.dynamic, "kernel_size_lsa": 3, "kernel_size_gsi": 3}, name="stem")
+
+
 def dcdc(spec: DCDCSpec, inputs: Any) -> Any:
-    """Stem and four stages of blocks."""
-    if spec.stem == "conv":
-        x = assembly.stem(inputs, (resnet.WIDTHS[0],), spec.norm)
-    else:
-        x = DCDCStem(spec.norm, {**spec.dynamic, "kernel_size_lsa": 3, "kernel_size_gsi": 3}, name="stem")(inputs)
-    x = stem_pool(level(x, "C1"), spec.stem_pool, spec.norm)
-    return stages(x, spec, stage_plan(spec.depths, spec.drop_path_rate, spec.output_stride), dcdc_block)
+    """A RedNet with other blocks and another stem."""
+    return rednet.rednet(spec, inputs, dcdc_block, dcdc_stem)
 
 
 # There is no reference: names after RedNet's, so that its checkpoints fit what a network shares with it.

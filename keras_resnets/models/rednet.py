@@ -7,6 +7,7 @@ blocks in the middle. Where paper and code differ we follow the authors' code (d
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
@@ -141,12 +142,15 @@ def rednet_block(spec: RedNetSpec, stage: int, place: BlockPlace) -> ResidualBlo
     )  # fmt: skip
 
 
-def rednet(spec: RedNetSpec, inputs: Any, make_block: MakeBlock = rednet_block) -> Any:
-    """Stem and four stages of bottlenecks."""
-    if spec.stem == "conv":
-        x = assembly.stem(inputs, (WIDTHS[0],), spec.norm)
-    else:
-        x = InvolutionStem(spec.norm, spec.group_channels, spec.reduction, name="stem")(inputs)
+def rednet_stem(spec: RedNetSpec) -> keras.layers.Layer:
+    """The stem of three layers."""
+    return InvolutionStem(spec.norm, spec.group_channels, spec.reduction, name="stem")
+
+
+def rednet(spec: Any, inputs: Any, make_block: MakeBlock = rednet_block,
+           make_stem: Callable[[Any], keras.layers.Layer] = rednet_stem) -> Any:  # fmt: skip
+    """Stem, ResNet's with `stem="conv"`, and four stages of blocks."""
+    x = assembly.stem(inputs, (WIDTHS[0],), spec.norm) if spec.stem == "conv" else make_stem(spec)(inputs)
     x = stem_pool(level(x, "C1"), spec.stem_pool, spec.norm)
     return stages(x, spec, stage_plan(spec.depths, spec.drop_path_rate, spec.output_stride), make_block)
 
