@@ -73,6 +73,18 @@ class Spec:
         norm: dict[str, Any] = {"epsilon": self.bn_epsilon, "momentum": self.bn_momentum}
         return {**norm, "synchronized": True} if self.bn_synchronized else norm
 
+    @property
+    def smallest_input(self) -> int:
+        """Height and width of the smallest image that the network takes."""
+        return 32
+
+    def head(self, features: Any, classes: int, activation: str | None) -> Any:
+        """The network's output from what its body returned: global average pool, dropout and classifier."""
+        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(features)
+        if self.dropout_rate:
+            x = keras.layers.Dropout(self.dropout_rate, name="dropout")(x)
+        return classifier(x, classes, activation)
+
 
 def _require(name: str, value: Any, annotation: Any) -> None:
     """Raises ValueError if `value` is not what the field `name` of a spec is annotated with."""
@@ -106,6 +118,12 @@ def _choices(annotation: Any) -> list[Any]:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) > 0
+
+
+def classifier(x: Any, classes: int, activation: str | None, name: str = "predictions") -> Any:
+    """A dense layer whose logits and probabilities stay float32 under mixed precision (float64 under that policy)."""
+    dtype = keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32")
+    return keras.layers.Dense(classes, activation=activation, dtype=dtype, name=name)(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,16 +263,17 @@ class Network(keras.Model):
         return network
 
 
-def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, input_size: int) -> Any:
+def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, input_size: int, smallest: int) -> Any:
     """The network's input, named "image": `(batch, height, width, channels)`.
 
     Args:
         input_shape, input_tensor: a caller's; at most one of them is needed.
         input_size: side of the square image that the table's row is for, the default.
+        smallest: height and width that the image must have at least.
 
     Raises:
         ValueError: Keras is configured for channels-first images, `input_shape` is not (height, width, channels), or the
-            image is smaller than what the network reduces to one pixel (32 pixels, 4 for the rows of 32-pixel images).
+            image is smaller than `smallest`.
     """
     require_channels_last(keras.config.image_data_format())
     if input_tensor is not None:
@@ -268,7 +287,6 @@ def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, inp
         raise ValueError(f"input_shape must be (height, width, channels), not {shape!r}")
     if not all(size is None or _is_count(size) for size in shape) or shape[-1] is None:
         raise ValueError(f"input_shape must hold positive sizes, None for an unknown height or width; not {shape}")
-    smallest = 4 if input_size == 32 else 32
     if any(size is not None and size < smallest for size in shape[:2]):
         raise ValueError(
             f"input_shape must be (height, width, channels) of at least {smallest} x {smallest} pixels, not {shape}"
@@ -289,7 +307,7 @@ def _require_activation(name: Any) -> None:
 
 def assemble(body: Callable[[Spec, Any], Any], spec: Spec, inputs: Any, *, include_top: bool, pooling: Pooling,
              classes: int, classifier_activation: str | None, name: str) -> Network:  # fmt: skip
-    """The whole network: body, then global average pool, dropout and classifier, or the pooling asked for.
+    """The whole network: body, then the spec's head (global average pool, dropout, classifier) or the pooling asked for.
 
     Raises:
         ValueError: `classes` is not positive, or `pooling` or `classifier_activation` is unknown.
@@ -301,12 +319,7 @@ def assemble(body: Callable[[Spec, Any], Any], spec: Spec, inputs: Any, *, inclu
     _require_activation(classifier_activation)
     x = body(spec, inputs)
     if include_top:
-        x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
-        if spec.dropout_rate:
-            x = keras.layers.Dropout(spec.dropout_rate, name="dropout")(x)
-        # Logits and probabilities stay float32 under mixed precision (float64 under that policy).
-        dtype = keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32")
-        x = keras.layers.Dense(classes, activation=classifier_activation, dtype=dtype, name="predictions")(x)
+        x = spec.head(x, classes, classifier_activation)
     elif pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif pooling == "max":

@@ -235,7 +235,8 @@ def _create(variant: Variant, include_top: bool, weights: str | None, input_tens
 
     source = resolve(variant, weights, classes if include_top else None)
     spec = variant.spec.replace(options)
-    inputs = image_input(input_shape, input_tensor, variant.input_size)
+    smallest = 4 if variant.input_size == 32 else spec.smallest_input
+    inputs = image_input(input_shape, input_tensor, variant.input_size, smallest)
     network = assemble(variant.body, spec, inputs, include_top=include_top, pooling=pooling, classes=classes,
                        classifier_activation=classifier_activation, name=name or variant.name)  # fmt: skip
     network.variant = variant.name

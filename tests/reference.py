@@ -4,12 +4,14 @@ See golden/README.md. Nothing here is computed by the package, except what `trai
 """
 
 import dataclasses
+import fnmatch
 import functools
 import json
 import math
 import pathlib
 import re
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,20 +30,20 @@ def generator(key: str) -> np.random.Generator:
 
 
 def weight(name: str, shape: tuple[int, ...], key: str | None = None) -> np.ndarray:
-    """The value of a parameter or running statistic by its PyTorch name, in the PyTorch shape.
+    """The value of a parameter or running statistic by its name in PyTorch or MXNet, in the PyTorch shape.
 
     The factors are Python floats, so that products are formed in single precision.
     """
     z = generator(key or name).standard_normal(shape, dtype=np.float32)
-    if name.endswith("running_mean"):
+    if name.endswith(("running_mean", "moving_mean")):
         value = 0.1 * z
-    elif name.endswith("running_var"):
+    elif name.endswith(("running_var", "moving_var")):
         value = 1 + 0.1 * np.abs(z)
     elif len(shape) >= 3:
         value = z * math.sqrt(2 / int(np.prod(shape[1:])))
     elif len(shape) == 2:
         value = z * math.sqrt(1 / shape[1])
-    elif name.endswith("weight"):
+    elif name.endswith(("weight", "gamma")):
         value = 1 + 0.1 * z
     else:
         value = 0.1 * z
@@ -58,6 +60,10 @@ def largest_relative(value: np.ndarray, reference: np.ndarray, floor: float = 0.
     return float((np.abs(value - reference) / np.maximum(np.abs(reference), floor)).max())
 
 
+# Entries that are not called like a network of the package: its name and options.
+BUILT_AS: dict[str, tuple[str, dict[str, Any]]] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Golden:
     """One entry: its row of the manifest and its arrays."""
@@ -67,7 +73,15 @@ class Golden:
 
     @property
     def network(self) -> str:
-        return self.row["id"].split("@")[0]
+        return self._built_as[0]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self._built_as[1]
+
+    @property
+    def _built_as(self) -> tuple[str, dict[str, Any]]:
+        return BUILT_AS.get(self.row["id"], (self.row["id"].split("@")[0], {}))
 
     @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -111,6 +125,7 @@ class Golden:
     def build(self, **options: Any) -> kr.assembly.Network:
         """The network in logits form on the entry's input size, with the rule's weights."""
         shape = (self.row["H"], self.row["W"], 3)
+        options = {**self.options, **options}
         model = kr.create_model(self.network, classifier_activation=None, input_shape=shape, **options)
         kr.load_pytorch_weights(model, self.state())
         return model
@@ -161,25 +176,28 @@ def eval_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, 
     return {**distances, "eval: logits": distance(logits, arrays["logits_f64"])}
 
 
-# The reference's names of tapped modules. timm taps pre-activation networks at the bare stem, the raw sums of the stages and
-# the last norm; CIFAR stems are tapped before their ReLU.
-_STAGE_NAMES = {"layer": 0, "stage_": 0, "stages.": 1}
+# The layer whose output the reference taps under a name, and which of several: timm taps pre-activation networks at the bare
+# stem, the raw sums of the stages and the last norm.
+_FEATURE_LAYERS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
+    (r"act1", lambda m: "C1"),
+    (r"(?:layer|stage_)(\d)", lambda m: f"stage{m[1]}_block*"),
+    (r"stages\.(\d)", lambda m: f"stage{int(m[1]) + 1}_block*"),
+    (r"stem|stem\.conv3?|conv1", lambda m: "stem"),
+]
 
 
 def _feature_tensor(model: keras.Model, name: str) -> Any:
     """The symbolic output of what the reference calls `name`."""
     name = name.removeprefix("backbone.")
-    if name == "act1":
-        return model.get_layer("C1").output
     if name in ("norm", "relu"):
         return model.get_layer("avg_pool").input
-    if name in ("bn1", "bn_1"):
+    if name in ("bn1", "bn_1"):  # CIFAR stems are tapped before their ReLU
         stem = model.get_layer("stem")
         return stem.norm(stem.conv(model.input))
-    if match := re.fullmatch(r"(layer|stage_|stages\.)(\d)", name):
-        prefix = f"stage{int(match[2]) + _STAGE_NAMES[match[1]]}_block"
-        return [layer for layer in model.layers if layer.name.startswith(prefix)][-1].output
-    return model.get_layer("stem").output
+    for pattern, layer in _FEATURE_LAYERS:
+        if match := re.fullmatch(pattern, name):
+            return [other for other in model.layers if fnmatch.fnmatch(other.name, layer(match))][-1].output
+    raise ValueError(f"no layer is known for the feature {name!r} of the reference")
 
 
 def train_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:

@@ -22,7 +22,7 @@ GRADIENTS_IN_FLOAT64 = {entry for entry, row in reference.ENTRIES.items() if row
 def test_names_shapes_and_counts(entry: str) -> None:
     golden = reference.load(entry)
     with without_values():
-        model = kr.create_model(golden.network)
+        model = kr.create_model(golden.network, **golden.options)
         parameters = kr.pytorch_parameters(model)
         shapes = {name: to_torch(np.broadcast_to(0.0, v.shape)).shape for name, (v, to_torch) in parameters.items()}
         trainable = {name for name, (variable, _) in parameters.items() if variable.trainable}

@@ -23,13 +23,15 @@ class BatchNorm(keras.layers.BatchNormalization):
         momentum: weight of the old moving statistics, Keras' sense (0.9 is PyTorch's 0.1).
         synchronized: compute the batch statistics over all replicas of a TensorFlow distribution strategy.
         zero_gamma: start the scale at zero instead of one.
+        biased_variance: let the moving variance take the biased batch variance, as MXNet and Keras do.
     """
 
     def __init__(self, epsilon: float, momentum: float, synchronized: bool = False, zero_gamma: bool = False,
-                 **kwargs: Any) -> None:  # fmt: skip
+                 biased_variance: bool = False, **kwargs: Any) -> None:  # fmt: skip
         if zero_gamma:
             kwargs["gamma_initializer"] = "zeros"
         super().__init__(epsilon=epsilon, momentum=momentum, synchronized=synchronized, **kwargs)
+        self.biased_variance = biased_variance
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         training = bool(training) and self.trainable
@@ -38,7 +40,8 @@ class BatchNorm(keras.layers.BatchNormalization):
                 x, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon, training
             )
             if training:
-                self._update(mean, variance)
+                count = kops.cast(kops.size(x) // x.shape[-1], variance.dtype)
+                self._update(mean, variance * ((count - 1) / count) if self.biased_variance else variance)
             return y
         wide = kops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         mean, variance = self.moving_mean, self.moving_variance
@@ -50,10 +53,14 @@ class BatchNorm(keras.layers.BatchNormalization):
             else:  # two passes; Keras' moments lose precision in mean(x²) - mean(x)² on some backends
                 mean, variance = kops.mean(wide, self._reduction_axes), kops.var(wide, self._reduction_axes)
             count = kops.cast(count, wide.dtype)
-            self._update(mean, variance * (count / kops.maximum(count - 1, 1)))
+            unbiased = variance * (count / kops.maximum(count - 1, 1))
+            self._update(mean, variance if self.biased_variance else unbiased)
         mean, variance, gamma, beta = (kops.cast(v, wide.dtype) for v in (mean, variance, self.gamma, self.beta))
         y = kops.batch_normalization(wide, mean, variance, -1, beta, gamma, self.epsilon)
         return kops.cast(y, self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "biased_variance": self.biased_variance}
 
     def _update(self, mean: Any, variance: Any) -> None:
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
