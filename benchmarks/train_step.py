@@ -38,6 +38,10 @@ NETWORKS = {
     "resnest50d_4s2x40d": Row("slow"),
     "res2net50_26w_4s": Row(),
     "rednet50": Row(torch="benchmarks.torch_rednet", torch_sets_pace=True),
+    "densenet121": Row(torch_sets_pace=True),
+    "dpn92": Row(torch_sets_pace=True),
+    "hardnet68": Row(torch="benchmarks.torch_hardnet", torch_sets_pace=True),
+    "inception_v3": Row(torch_sets_pace=True),
 }
 BATCH, SIZE = 8, 224
 

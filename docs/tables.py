@@ -1,6 +1,6 @@
 """Writes what is generated from the registry: `python -m docs.tables` (or `make tables`) after adding a network.
 
-* keras_resnets/data/sizes.json: parameters and GMACs, measured on the networks themselves;
+* keras_resnets/data/sizes.json: parameters, GMACs and CIO, measured on the networks themselves;
 * docs/models.md: the table of all networks;
 * the table of families in README.md, between its two markers.
 """
@@ -35,23 +35,23 @@ def models_page() -> str:
     lines = [
         "# Networks",
         "",
-        "Generated from the registry by `make tables`. Parameters are trainable ones, GMACs are for one image of the size",
-        "given, both with the default number of classes. Weights are tags for `weights=`, the first is the default.",
+        "Generated from the registry by `make tables`. Parameters are trainable ones; GMACs and CIO (millions of elements of",
+        "feature maps that convolutions read and write) are for one image of the size given, with the default number of",
+        "classes. Weights are tags for `weights=`, the first is the default.",
         "",
     ]
     for family in families():
         lines += [
             f"## {family}",
             "",
-            "| name | builder | parameters | GMACs | input | weights |",
-            "|---|---|---:|---:|---:|---|",
+            "| name | builder | parameters | GMACs | CIO (M) | input | weights |",
+            "|---|---|---:|---:|---:|---:|---|",
         ]
         for name in kr.list_models(family=family):
             info = kr.model_info(name)
             tags = ", ".join(f"`{tag}`" for tag in info.weights) or "–"
-            lines.append(
-                f"| `{name}` | `{info.builder}` | {info.params:,} | {info.gmacs:.3f} | {info.input_size} | {tags} |"
-            )
+            costs = f"{info.params:,} | {info.gmacs:.3f} | {info.cio / 1e6:.2f}"
+            lines.append(f"| `{name}` | `{info.builder}` | {costs} | {info.input_size} | {tags} |")
         lines += [
             "",
             "Papers: " + "; ".join(sorted({kr.model_info(name).paper for name in kr.list_models(family=family)})) + ".",

@@ -105,6 +105,8 @@ def _info(options: argparse.Namespace) -> None:
         ("paper", info.paper),
         ("parameters", f"{info.params:,}"),
         ("GMACs", f"{info.gmacs:.3f}"),
+        ("CIO", f"{info.cio / 1e6:.2f} M"),
+        ("MACs per CIO", f"{info.moc:.0f}"),
         ("input", f"{info.input_size} x {info.input_size} x 3"),
     ]
     if not info.weights:

@@ -11,12 +11,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend.common import global_state
 
 from keras_resnets.assembly import Network, Pooling, Spec, assemble, image_input, nearest
+from keras_resnets.costs import layer_costs
 
 # A pattern in our variable paths and what it becomes.
 Rename = tuple[str, str | Callable[[re.Match[str]], str]]
@@ -84,17 +85,31 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """Facts about a network. `params` counts trainable scalars, `gmacs` billions of multiply-accumulates of convolutions
-    and the classifier for one image of `input_size`; both with the default number of classes."""
+    """Facts about a network, with the default number of classes and for one image of `input_size`.
+
+    Attributes:
+        params: trainable scalars.
+        gmacs: billions of multiply-accumulates of convolutions and the classifier.
+        cio: convolutional input/output: elements of the feature maps that all convolutions read and write, see
+            `costs.LayerCost` (the HarDNet paper prints millions).
+        input_size: side of the square image in pixels.
+        weights: published ones by tag, the default first.
+    """
 
     name: str
     family: str
     builder: str
     params: int
     gmacs: float
+    cio: int
     input_size: int
     paper: str
     weights: dict[str, WeightsEntry]
+
+    @property
+    def moc(self) -> float:
+        """Multiply-accumulates per element of `cio`: how much is computed for what goes through memory."""
+        return self.gmacs * 1e9 / self.cio
 
 
 _VARIANTS: dict[str, Variant] = {}
@@ -133,9 +148,9 @@ def _published_weights() -> dict[str, dict[str, WeightsEntry]]:
 
 
 @functools.cache
-def sizes() -> dict[str, tuple[int, float]]:
-    """Measured parameters and GMACs by network, from the package's data."""
-    return {name: (params, gmacs) for name, (params, gmacs) in json.loads(_read_data("sizes.json")).items()}
+def sizes() -> dict[str, "Sizes"]:
+    """Measured sizes by network, from the package's data."""
+    return {name: Sizes(*measured) for name, measured in json.loads(_read_data("sizes.json")).items()}
 
 
 def register(variants: Iterable[Variant]) -> dict[str, Callable[..., Network]]:
@@ -269,8 +284,8 @@ def list_models(pattern: str = "*", family: str | None = None, pretrained: bool 
 def model_info(name: str) -> ModelInfo:
     """Facts about the network called `name`; ValueError with the nearest names if there is none."""
     variant = find(name)
-    params, gmacs = sizes().get(name) or measure(name)
-    return ModelInfo(variant.name, variant.family, variant.builder, params, gmacs, variant.input_size, variant.paper,
+    params, gmacs, cio = sizes().get(name) or measure(name)
+    return ModelInfo(variant.name, variant.family, variant.builder, params, gmacs, cio, variant.input_size, variant.paper,
                      dict(variant.weights))  # fmt: skip
 
 
@@ -289,24 +304,22 @@ def without_values() -> Iterator[None]:
         global_state.set_global_attribute("uninitialized_variables", waiting)
 
 
-def measure(name: str) -> tuple[int, float]:
-    """Trainable parameters and GMACs of the network called `name`, counted on the network itself.
+class Sizes(NamedTuple):
+    """What `ModelInfo` says of a network's size."""
+
+    params: int
+    gmacs: float
+    cio: int
+
+
+def measure(name: str) -> Sizes:
+    """The sizes of the network called `name`, counted on the network itself.
 
     The network is built without allocating its variables, so that the largest takes seconds and no memory.
     """
     with without_values():
         network = create_model(name)
         params = sum(math.prod(variable.shape) for variable in network.trainable_variables)
-        macs = sum(_macs(layer) for layer in network._flatten_layers(include_self=False))
-    return params, round(macs / 1e9, 6)
-
-
-def _macs(layer: keras.layers.Layer) -> int:
-    if not isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
-        return 0
-    shape = layer.compute_output_shape(layer.get_build_config()["input_shape"])
-    positions = [size for size in shape[1:-1] if size is not None]
-    total = math.prod(layer.kernel.shape)
-    for size in positions:
-        total *= size
-    return total
+        costs = layer_costs(network)
+    macs, cio = sum(cost.macs for cost in costs), sum(cost.cio for cost in costs)
+    return Sizes(params, round(macs / 1e9, 6), cio)

@@ -70,7 +70,7 @@ def test_sizes(name: str, options: dict, params: int, conv_gmacs: float | None, 
     monkeypatch.setattr(
         registry, "create_model", lambda name: built.append(kr.create_model(name, **options)) or built[-1]
     )
-    measured_params, measured = registry.measure(name)
+    measured_params, measured, _ = registry.measure(name)
     assert measured_params == params
     if conv_gmacs is not None:
         assert measured == pytest.approx(conv_gmacs, abs=6e-4)
