@@ -178,18 +178,20 @@ def test_eca_kernel_sizes(channels: int, taps: int) -> None:
     assert layer.kernel.shape[0] == taps
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_float16", "mixed_bfloat16"])
-def test_batch_norm_statistics(dtype: str) -> None:
-    """Normalised by the biased variance; the moving variance takes the unbiased one; statistics in float32 or more."""
+def test_batch_norm_statistics(dtype: str, biased: bool) -> None:
+    """Normalised by the biased variance; the moving variance takes the unbiased one unless asked for the biased one;
+    statistics in float32 or more."""
     x = images(3, 4, 5, 6) * 2 + 1
-    norm = layers.BatchNorm(epsilon=1e-3, momentum=0.8, dtype=dtype)
+    norm = layers.BatchNorm(epsilon=1e-3, momentum=0.8, biased_variance=biased, dtype=dtype)
     y = keras.ops.convert_to_numpy(keras.ops.cast(norm(x, training=True), "float64"))
     if dtype.startswith("mixed"):
         x = keras.ops.convert_to_numpy(keras.ops.cast(keras.ops.cast(x, dtype.removeprefix("mixed_")), "float32"))
     expected = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-3)
     np.testing.assert_allclose(y, expected, atol={"mixed_float16": 5e-3, "mixed_bfloat16": 3e-2}.get(dtype, 1e-5))
     np.testing.assert_allclose(norm.moving_mean, 0.2 * x.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(norm.moving_variance, 0.8 + 0.2 * x.var((0, 1, 2), ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, 0.8 + 0.2 * x.var((0, 1, 2), ddof=1 - biased), rtol=1e-4)
     assert norm.moving_variance.dtype == ("float64" if dtype == "float64" else "float32")
 
 
