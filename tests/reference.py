@@ -25,6 +25,16 @@ ENTRIES = {row["id"]: row for row in MANIFEST["entries"]}
 OPS = {row["id"]: row for row in MANIFEST["ops"]}
 
 
+def _work(row: dict[str, Any]) -> float:
+    """Multiply-accumulates of the entry's batch, in billions, up to rounding of its maps."""
+    gmacs = row["gmacs"]
+    return gmacs["conv_linear"] / math.prod(gmacs["resolution"]) * row["B"] * row["H"] * row["W"]
+
+
+# What the short run compares: of every family the entry that is least work.
+LEAST_OF_FAMILY = {row["family"]: row["id"] for row in sorted(ENTRIES.values(), key=_work, reverse=True)}.values()
+
+
 def generator(key: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -32,7 +33,13 @@ def test_names_shapes_and_counts(entry: str) -> None:
     assert params == golden.row["params"]
 
 
-@pytest.mark.parametrize("entry", reference.ENTRIES)
+def _marked(entry: str) -> Any:
+    """Networks of over 13 million parameters are in the long run, but for one of each family."""
+    short = entry in reference.LEAST_OF_FAMILY or reference.ENTRIES[entry]["params"] < 13e6
+    return entry if short else pytest.param(entry, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("entry", [_marked(entry) for entry in reference.ENTRIES])
 def test_values_in_float32(entry: str) -> None:
     golden = reference.load(entry)
     model = golden.build()
