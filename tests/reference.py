@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 import keras_resnets as kr
+from keras_resnets.layers import MergeAndRun
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text("utf-8"))
@@ -192,7 +193,11 @@ _FEATURE_LAYERS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (r"act1", lambda m: "C1"),
     (r"(?:layer|stage_)(\d)", lambda m: f"stage{m[1]}_block*"),
     (r"stages\.(\d)", lambda m: f"stage{int(m[1]) + 1}_block*"),
-    (r"stem|stem\.conv3?|conv1", lambda m: "stem"),
+    (r"stem|stem\.conv3?|conv1|g0_relu", lambda m: "stem"),
+    (r"g0_pool", lambda m: "stem_pool"),
+    (r"g(\d)_b(\d+)_relu:?[12lr]?", lambda m: f"stage{m[1]}_block{m[2]}"),
+    (r"features\.conv1_1", lambda m: "C1"),
+    (r"features\.conv(\d)_(\d+)", lambda m: f"stage{int(m[1]) - 1}_block{m[2]}"),
 ]
 
 
@@ -206,8 +211,15 @@ def _feature_tensor(model: keras.Model, name: str) -> Any:
         return stem.norm(stem.conv(model.input))
     for pattern, layer in _FEATURE_LAYERS:
         if match := re.fullmatch(pattern, name):
-            return [other for other in model.layers if fnmatch.fnmatch(other.name, layer(match))][-1].output
+            tapped = [other for other in model.layers if fnmatch.fnmatch(other.name, layer(match))][-1]
+            return _stream(tapped, name) if isinstance(tapped, MergeAndRun) else tapped.output
     raise ValueError(f"no layer is known for the feature {name!r} of the reference")
+
+
+def _stream(block: MergeAndRun, name: str) -> Any:
+    """The first or the second of two streams, as the end of the feature's name says."""
+    streams = [block.output] if block.join else keras.ops.split(block.output, 2, axis=-1)
+    return streams[name[-1] in "2r"]
 
 
 def train_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:

@@ -1,0 +1,134 @@
+"""Two branches side by side: merge-and-run and inception-like blocks (Zhao et al., 2016, arXiv 1611.07718, section 4).
+
+Both have the convolutions of two residual blocks in the depth of one. An inception-like block adds its branches to one map;
+merge-and-run has a stream for each branch, which the mean of both streams connects.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops as kops
+
+from keras_resnets.layers.base import Composite, Shape, chain, register_layer
+from keras_resnets.layers.conv import ConvNorm
+from keras_resnets.layers.regularization import StochasticDepth
+
+
+def _branch(name: str, filters: int, width: int | None, strides: int, norm: dict[str, Any],
+            zero_gamma: bool) -> list[keras.layers.Layer]:  # fmt: skip
+    """Two 3x3 convolutions, or a bottleneck around a 3x3 of `width` channels; the last one without its ReLU."""
+    normed: dict[str, Any] = {"activation": "relu", "norm": norm}
+    if width is None:
+        first = [ConvNorm(filters, 3, strides, name=f"{name}_conv1", **normed)]
+    else:
+        first = [
+            ConvNorm(width, 1, name=f"{name}_conv1", **normed),
+            ConvNorm(width, 3, strides, name=f"{name}_conv2", **normed),
+        ]
+    size, last = (3, 2) if width is None else (1, 3)
+    return [*first, ConvNorm(filters, size, norm=norm, zero_gamma=zero_gamma, name=f"{name}_conv{last}")]
+
+
+class _TwoBranches(Composite):
+    """Two branches side by side, and the lines that pass them: identities, or projections where the shape changes."""
+
+    def __init__(self, filters: int, width: int | None, strides: int, norm: dict[str, Any], zero_gamma: bool,
+                 drop_path: float, lines: Sequence[str], **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(**kwargs)
+        self.filters, self.strides, self.norm, self.line_names = filters, strides, norm, lines
+        self.drop_path = StochasticDepth(drop_path, name="drop_path")
+        self.first, self.second = (
+            _branch(name, filters, width, strides, norm, zero_gamma) for name in ("first", "second")
+        )
+        self.lines: list[list[keras.layers.Layer]] = []
+
+    def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
+        return [self.first, self.second, *self.lines]
+
+    def build(self, input_shape: Shape) -> None:
+        changes = self.strides > 1 or input_shape[-1] != self.filters
+        self.lines = [
+            [ConvNorm(self.filters, 1, self.strides, norm=self.norm, name=name)] if changes else []
+            for name in self.line_names
+        ]
+        self.drop_path.dtype_policy = self.dtype_policy
+        super().build(input_shape)
+
+
+@register_layer
+class InceptionLikeBlock(_TwoBranches):
+    """`ReLU(x + first(x) + second(x))`, both branches two 3x3 convolutions.
+
+    Input `(batch, height, width, channels)`, output `(batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)`.
+
+    Args:
+        filters: of all convolutions.
+        strides: of the first ones.
+        norm: keyword arguments of `BatchNorm`.
+        identity: without it the sum is that of the branches alone.
+        zero_gamma: start both branches at zero.
+        drop_path: rate of stochastic depth, of each branch.
+    """
+
+    def __init__(self, filters: int, strides: int = 1, *, norm: dict[str, Any], identity: bool = True,
+                 zero_gamma: bool = False, drop_path: float = 0.0, **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(filters, None, strides, norm, zero_gamma, drop_path, ["shortcut"] * identity, **kwargs)
+
+    def call(self, x: Any) -> Any:
+        y = self.drop_path(chain(self.first, x)) + self.drop_path(chain(self.second, x))
+        return kops.relu(sum((chain(line, x) for line in self.lines), y))
+
+
+@register_layer
+class MergeAndRun(_TwoBranches):
+    """A residual branch on each of two streams, and the mean of the streams added to both.
+
+    Streams a and b become `ReLU(m + first(a))` and `ReLU(m + second(b))` with `m = (a + b) / 2`. Input
+    `(batch, height, width, 2·channels)`, the channels of a before those of b; output
+    `(batch, ⌈height/strides⌉, ⌈width/strides⌉, 2·filters)`, or `filters` with `join`.
+
+    Args:
+        filters: output channels of a stream.
+        width: channels of the 3x3 of a bottleneck; None for branches of two 3x3 convolutions.
+        strides: of the block, in the first 3x3.
+        norm: keyword arguments of `BatchNorm`.
+        merge: without it the streams only run.
+        join: add both branches to the mean instead, `ReLU(m + first(a) + second(b))`: the end of two streams.
+        zero_gamma: start both branches at zero.
+        drop_path: rate of stochastic depth, of each branch.
+
+    Raises:
+        ValueError: the input has an odd number of channels.
+    """
+
+    def __init__(self, filters: int, width: int | None = None, strides: int = 1, *, norm: dict[str, Any],
+                 merge: bool = True, join: bool = False, zero_gamma: bool = False, drop_path: float = 0.0,
+                 **kwargs: Any) -> None:  # fmt: skip
+        lines = ["first_shortcut", "second_shortcut"] if merge else []
+        super().__init__(filters, width, strides, norm, zero_gamma, drop_path, lines, **kwargs)
+        self.join = join
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(_stream(input_shape))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        shape = super().compute_output_shape(_stream(input_shape))
+        return shape if self.join else (*shape[:-1], 2 * shape[-1])
+
+    def call(self, x: Any) -> Any:
+        streams = kops.split(x, 2, axis=-1)
+        runs = [self.drop_path(chain(run, x)) for run, x in zip((self.first, self.second), streams, strict=True)]
+        if self.join:
+            runs = [runs[0] + runs[1]]
+        if self.lines:
+            first, second = (chain(line, x) for line, x in zip(self.lines, streams, strict=True))
+            runs = [run + 0.5 * (first + second) for run in runs]
+        return kops.relu(runs[0] if self.join else kops.concatenate(runs, axis=-1))
+
+
+def _stream(shape: Shape) -> Shape:
+    """The shape of one of two streams."""
+    if shape[-1] % 2:
+        raise ValueError(f"input must hold two streams of as many channels, not {shape[-1]} channels in all")
+    return (*shape[:-1], shape[-1] // 2)
