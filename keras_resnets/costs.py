@@ -1,9 +1,13 @@
 """What a network costs to run: multiply-accumulates, and the traffic of its feature maps."""
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import keras
+from keras.src.backend.common import global_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,3 +56,37 @@ def _cost(layer: keras.layers.Layer) -> LayerCost:
     macs = math.prod(layer.kernel.shape) * math.prod(made[1:-1])
     dense = isinstance(layer, keras.layers.Dense)
     return LayerCost(layer.path, macs, 0 if dense else math.prod(given[1:]) + math.prod(made[1:]))
+
+
+class Sizes(NamedTuple):
+    """What `ModelInfo` says of a network's size."""
+
+    params: int
+    gmacs: float
+    cio: int
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Networks made inside have variables with shapes but no values, and nothing is allocated for them.
+
+    At its end a `keras.StatelessScope` gives values to the variables made inside, or leaves it to the next scope's end: they
+    are taken off that list, for which Keras has no public name.
+    """
+    waiting = list(global_state.get_global_attribute("uninitialized_variables") or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", waiting)
+
+
+def measured(build: Callable[[], keras.Model]) -> Sizes:
+    """The sizes of the model that `build` makes, which is built without allocating its variables: the largest takes seconds
+    and no memory."""
+    with without_values():
+        model = build()
+        params = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+        costs = layer_costs(model)
+    macs, cio = sum(cost.macs for cost in costs), sum(cost.cio for cost in costs)
+    return Sizes(params, round(macs / 1e9, 6), cio)

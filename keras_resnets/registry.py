@@ -1,6 +1,5 @@
 """The table of networks: registration, construction by name, facts about each row."""
 
-import contextlib
 import csv
 import dataclasses
 import fnmatch
@@ -8,16 +7,12 @@ import functools
 import importlib.resources
 import inspect
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
-
-import keras
-from keras.src.backend.common import global_state
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from keras_resnets.assembly import Network, Pooling, Spec, assemble, image_input, nearest
-from keras_resnets.costs import layer_costs
+from keras_resnets.costs import Sizes, measured
 
 # A pattern in our variable paths and what it becomes.
 Rename = tuple[str, str | Callable[[re.Match[str]], str]]
@@ -148,7 +143,7 @@ def _published_weights() -> dict[str, dict[str, WeightsEntry]]:
 
 
 @functools.cache
-def sizes() -> dict[str, "Sizes"]:
+def sizes() -> dict[str, Sizes]:
     """Measured sizes by network, from the package's data."""
     return {name: Sizes(*measured) for name, measured in json.loads(_read_data("sizes.json")).items()}
 
@@ -289,37 +284,6 @@ def model_info(name: str) -> ModelInfo:
                      dict(variant.weights))  # fmt: skip
 
 
-@contextlib.contextmanager
-def without_values() -> Iterator[None]:
-    """Networks made inside have variables with shapes but no values, and nothing is allocated for them.
-
-    At its end a `keras.StatelessScope` gives values to the variables made inside, or leaves it to the next scope's end: they
-    are taken off that list, for which Keras has no public name.
-    """
-    waiting = list(global_state.get_global_attribute("uninitialized_variables") or [])
-    try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
-    finally:
-        global_state.set_global_attribute("uninitialized_variables", waiting)
-
-
-class Sizes(NamedTuple):
-    """What `ModelInfo` says of a network's size."""
-
-    params: int
-    gmacs: float
-    cio: int
-
-
 def measure(name: str) -> Sizes:
-    """The sizes of the network called `name`, counted on the network itself.
-
-    The network is built without allocating its variables, so that the largest takes seconds and no memory.
-    """
-    with without_values():
-        network = create_model(name)
-        params = sum(math.prod(variable.shape) for variable in network.trainable_variables)
-        costs = layer_costs(network)
-    macs, cio = sum(cost.macs for cost in costs), sum(cost.cio for cost in costs)
-    return Sizes(params, round(macs / 1e9, 6), cio)
+    """The sizes of the network called `name`, counted on the network itself."""
+    return measured(lambda: create_model(name))

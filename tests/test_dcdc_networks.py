@@ -10,7 +10,7 @@ import pytest
 import reference
 
 import keras_resnets as kr
-from keras_resnets import registry
+from keras_resnets import costs, registry
 from keras_resnets.export import run_artifact
 from keras_resnets.layers import DualComplementaryDynamicConvolution
 
@@ -88,7 +88,7 @@ def rule_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("depth", [26, 38, 50, 101, 152])
 def test_rednet_has_the_same_parameters(depth: int) -> None:
-    with registry.without_values():
+    with costs.without_values():
         ours, theirs = kr.create_model(f"dcdc{depth}", **AS_REDNET), kr.create_model(f"rednet{depth}")
         assert names_and_shapes(ours) == names_and_shapes(theirs)
 
@@ -132,7 +132,7 @@ def test_rednet_weights_start_the_local_branch() -> None:
 @pytest.mark.parametrize("name", ["dcdc18", "dcdc26"])
 @pytest.mark.parametrize("options", [{}, {"stem": "rednet", "kernel_norm": "filter_norm"}])
 def test_every_variable_has_a_name_after_rednets(name: str, options: dict) -> None:
-    with registry.without_values():
+    with costs.without_values():
         model = kr.create_model(name, **options, **SMALL)
         names = names_and_shapes(model)
     assert len(names) == len(model.variables)
@@ -193,7 +193,7 @@ DILATIONS = [
 @pytest.mark.parametrize(("name", "output_stride", "dilations"), DILATIONS)
 def test_output_stride_dilates(name: str, output_stride: int, dilations: list[int]) -> None:
     options = {**SMALL, "input_shape": (64, 64, 3), "kernel_size_lsa": 3}
-    with registry.without_values():
+    with costs.without_values():
         model = kr.create_model(name, output_stride=output_stride, **options)
         plain = kr.create_model(name, **options)
     assert model.get_layer("C5").output.shape[1:3] == (64 // output_stride, 64 // output_stride)
@@ -262,5 +262,5 @@ NETWORK_ERRORS = [
 
 @pytest.mark.parametrize(("options", "message"), NETWORK_ERRORS)
 def test_network_refuses(options: dict[str, Any], message: str) -> None:
-    with registry.without_values(), pytest.raises(ValueError, match=message):
+    with costs.without_values(), pytest.raises(ValueError, match=message):
         kr.create_model("dcdc50", **options)

@@ -10,9 +10,9 @@ import pytest
 import reference
 
 import keras_resnets as kr
+from keras_resnets.costs import without_values
 from keras_resnets.layers import BatchNorm, Conv2D
 from keras_resnets.layers.residual import PadShortcut
-from keras_resnets.registry import without_values
 
 NETWORKS = [entry for entry in reference.ENTRIES if "@" not in entry]
 # Entries whose gradients move by more than 1e-3 when rounded to single precision are compared in double precision only.

@@ -10,9 +10,9 @@ import pytest
 import reference
 
 import keras_resnets as kr
+from keras_resnets.costs import without_values
 from keras_resnets.export import run_artifact
 from keras_resnets.layers import Involution
-from keras_resnets.registry import without_values
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "input_shape": (32, 32, 3), "classes": 5, "kernel_size": 3}
 

@@ -10,7 +10,7 @@ import keras
 import pytest
 
 import keras_resnets as kr
-from keras_resnets import registry
+from keras_resnets import costs, registry
 from keras_resnets.assembly import Network
 
 COUNTS = json.loads((pathlib.Path(__file__).parent / "data" / "counts.json").read_text("utf-8"))["networks"]
@@ -56,7 +56,7 @@ def test_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_measuring_allocates_nothing() -> None:
     """3.3 GB of weights, neither while measuring nor when a later scope ends."""
-    with registry.without_values():
+    with costs.without_values():
         model = kr.create_model("resnext101_32x48d")
     with keras.StatelessScope():
         kr.create_model(TOY)
@@ -146,7 +146,7 @@ def test_input_tensor() -> None:
 
 @pytest.mark.parametrize("output_stride, size", [(32, 2), (16, 4), (8, 8)])
 def test_output_stride_keeps_weights(output_stride: int, size: int) -> None:
-    with registry.without_values():
+    with costs.without_values():
         model = kr.create_model("resnet50", output_stride=output_stride, input_shape=(64, 64, 3), include_top=False)
         plain = kr.create_model("resnet50", include_top=False)
     assert model.output_shape == (None, size, size, 2048)
@@ -183,6 +183,6 @@ SHORTCUT_COUNTS = [
 
 @pytest.mark.parametrize(("name", "shortcut", "params"), SHORTCUT_COUNTS)
 def test_shortcut_options_have_the_counts_of_the_paper(name: str, shortcut: str, params: int) -> None:
-    with registry.without_values():
+    with costs.without_values():
         model = kr.create_model(name, shortcut=shortcut)
         assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == params
