@@ -72,7 +72,10 @@ def largest_relative(value: np.ndarray, reference: np.ndarray, floor: float = 0.
 
 
 # Entries that are not called like a network of the package: its name and options.
-BUILT_AS: dict[str, tuple[str, dict[str, Any]]] = {}
+BUILT_AS: dict[str, tuple[str, dict[str, Any]]] = {
+    "inception_v3_aux": ("inception_v3", {"aux_logits": True}),
+    "tv_inception_v3_aux": ("inception_v3", {"aux_logits": True}),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +131,15 @@ class Golden:
         return generator(f"input:{self.row['id']}").standard_normal(shape, dtype=np.float32).astype(dtype)
 
     def loss_weights(self, dtype: str) -> np.ndarray:
-        """The loss is `sum(logits * loss_weights)`."""
-        shape = (self.row["B"], self.row["classes"])
-        weights = generator(f"loss:{self.row['id']}").standard_normal(shape, dtype=np.float32)
-        return weights.astype(dtype) / self.row["B"]
+        """The loss is `sum(logits * loss_weights)`, with auxiliary logits beside the others, which count 0.4."""
+        shape, factors = (self.row["B"], self.row["classes"]), {"loss": 1.0}
+        if "train_aux_logits" in self.arrays:
+            factors["loss_aux"] = 0.4
+        weights = [
+            factor * generator(f"{key}:{self.row['id']}").standard_normal(shape, dtype=np.float32).astype(dtype)
+            for key, factor in factors.items()
+        ]
+        return np.concatenate(weights, axis=-1) / self.row["B"]
 
     def build(self, **options: Any) -> kr.assembly.Network:
         """The network in logits form on the entry's input size, with the rule's weights."""
@@ -167,13 +175,29 @@ def limits(row: dict[str, Any], dtype: str) -> dict[str, float]:
     }
 
 
+def _all_logits(model: keras.Model) -> Any:
+    """The symbolic logits, with auxiliary ones beside them."""
+    output = model.output
+    if isinstance(output, dict):
+        return keras.ops.concatenate([output["logits"], output["aux_logits"]], axis=-1)
+    return output
+
+
+def _logits_distances(mode: str, logits: np.ndarray, golden: Golden, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Of logits and auxiliary logits, where both exist (torchvision has no auxiliary ones in inference)."""
+    classes = golden.row["classes"]
+    parts = {"logits": logits[:, :classes], "aux_logits": logits[:, classes:]}
+    stored = {name: arrays.get(f"{name}_f64") for name in parts}
+    return {f"{mode}: {name}": distance(parts[name], array) for name, array in stored.items() if array is not None}
+
+
 def eval_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:
     """Distances of inference-mode logits, and of what is stored of stage features (mean, deviation, first and last values)."""
     arrays = golden.inference
     if golden.calibrated:
         kr.load_pytorch_weights(model, golden.calibrated_state())
     names = [str(name) for name in arrays["feat_names"]]
-    taps = keras.Model(model.input, [*(_feature_tensor(model, name) for name in names), model.output])
+    taps = keras.Model(model.input, [*(_feature_tensor(model, name) for name in names), _all_logits(model)])
     *features, logits = (keras.ops.convert_to_numpy(y) for y in taps(golden.input(dtype), training=False))
     distances = {}
     for i, (name, feature) in enumerate(zip(names, features, strict=True)):
@@ -184,7 +208,7 @@ def eval_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, 
         distances[f"eval: feature {name}"] = distance(mine, stored)
     if golden.calibrated:
         kr.load_pytorch_weights(model, golden.state())
-    return {**distances, "eval: logits": distance(logits, arrays["logits_f64"])}
+    return distances | _logits_distances("eval", logits, golden, arrays)
 
 
 # The layer whose output the reference taps under a name, and which of several: timm taps pre-activation networks at the bare
@@ -197,6 +221,8 @@ _FEATURE_LAYERS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (r"g0_pool", lambda m: "stem_pool"),
     (r"g(\d)_b(\d+)_relu:?[12lr]?", lambda m: f"stage{m[1]}_block{m[2]}"),
     (r"features\.conv1_1", lambda m: "C1"),
+    (r"Conv2d_(\d).+", lambda m: "C1" if m[1] == "2" else "C2"),
+    (r"Mixed_(\d).", lambda m: f"C{int(m[1]) - 2}"),
     (r"features\.conv(\d)_(\d+)", lambda m: f"stage{int(m[1]) - 1}_block{m[2]}"),
 ]
 
@@ -228,7 +254,9 @@ def train_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str,
     Changes the model's running statistics.
     """
     arrays, parameters = golden.arrays, kr.pytorch_parameters(model)
-    step = train_step(model, golden.input(dtype), golden.loss_weights(dtype))
+    whole = model if len(model.outputs) == 1 else keras.Model(model.input, _all_logits(model))
+    step = train_step(whole, golden.input(dtype), golden.loss_weights(dtype))
+    stored = {name.removeprefix("train_"): array for name, array in arrays.items() if name.startswith("train_")}
 
     def norms(names: np.ndarray, values: dict[str, np.ndarray]) -> np.ndarray:
         return np.array([np.linalg.norm(values[parameters[str(name)][0].path].astype(np.float64)) for name in names])
@@ -236,8 +264,7 @@ def train_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str,
     gradients = norms(arrays["param_names"], step.gradients)
     input_gradient = np.linalg.norm(step.input_gradient.astype(np.float64))
     statistics = norms(arrays["stat_names"], step.after)
-    return {
-        "train: logits": distance(step.logits, arrays["train_logits_f64"]),
+    return _logits_distances("train", step.logits, golden, stored) | {
         "grad: parameters": distance(gradients, arrays["grad_norms_f64"]),
         "grad: input": distance(input_gradient, arrays["input_grad_norm_f64"]),
         "stats: after training": largest_relative(statistics, arrays["stat_norms_after_train_f64"]),
