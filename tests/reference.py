@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 import keras_resnets as kr
-from keras_resnets.layers import MergeAndRun
+from keras_resnets.layers.merge_and_run import MergeAndRun
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 MANIFEST = json.loads((FOLDER / "manifest.json").read_text("utf-8"))
@@ -142,9 +142,10 @@ class Golden:
         return np.concatenate(weights, axis=-1) / self.row["B"]
 
     def build(self, **options: Any) -> kr.assembly.Network:
-        """The network in logits form on the entry's input size, with the rule's weights."""
+        """The network in logits form on the entry's input size, with the rule's weights and, as the entries are, without
+        dropout."""
         shape = (self.row["H"], self.row["W"], 3)
-        options = {**self.options, **options}
+        options = {"dropout_rate": 0.0, **self.options, **options}
         model = kr.create_model(self.network, classifier_activation=None, input_shape=shape, **options)
         kr.load_pytorch_weights(model, self.state())
         return model
@@ -235,6 +236,9 @@ def _feature_tensor(model: keras.Model, name: str) -> Any:
     if name in ("bn1", "bn_1"):  # CIFAR stems are tapped before their ReLU
         stem = model.get_layer("stem")
         return stem.norm(stem.conv(model.input))
+    if name.startswith("base."):  # HarDNet's flat list
+        path = kr.pytorch_parameters(model)[f"{name}.conv.weight"][0].path
+        return model.get_layer(path.split("/")[0]).output
     for pattern, layer in _FEATURE_LAYERS:
         if match := re.fullmatch(pattern, name):
             tapped = [other for other in model.layers if fnmatch.fnmatch(other.name, layer(match))][-1]
@@ -244,8 +248,7 @@ def _feature_tensor(model: keras.Model, name: str) -> Any:
 
 def _stream(block: MergeAndRun, name: str) -> Any:
     """The first or the second of two streams, as the end of the feature's name says."""
-    streams = [block.output] if block.join else keras.ops.split(block.output, 2, axis=-1)
-    return streams[name[-1] in "2r"]
+    return block.output if block.join else block.output[name[-1] in "2r"]
 
 
 def train_distances(golden: Golden, model: keras.Model, dtype: str) -> dict[str, float]:
