@@ -1,7 +1,7 @@
 """Networks that compute the same function in different forms, and how to carry weights between them.
 
-Each function takes a `source` and a `target` model, assigns the target's variables, and leaves the source alone; afterwards
-the two agree up to the order of floating-point sums, in inference and in training.
+Each function takes a `source` and a `target`, models or built layers, assigns the target's variables, and leaves the source
+alone; afterwards the two agree up to the order of floating-point sums, in inference and in training.
 """
 
 import re
@@ -12,6 +12,8 @@ import numpy as np
 
 from keras_resnets.assembly import Network
 from keras_resnets.layers import SplitAttention
+from keras_resnets.models.dpn import DualPathBlock
+from keras_resnets.models.resnetv2 import PreActBlock
 from keras_resnets.weights.pytorch import REGULARISER_STATES
 
 _BRANCH = re.compile(r"(?P<block>.+)/transforms/path\d+_(?P<layer>conv\d)/(?P<rest>.+)")
@@ -87,6 +89,41 @@ def _signatures(model: keras.Model) -> list[str]:
 
 def _split_attentions(model: keras.Model) -> list[SplitAttention]:
     return [layer for layer in model._flatten_layers() if isinstance(layer, SplitAttention)]
+
+
+def carry_dual_path(source: DualPathBlock, residual: PreActBlock, dense: PreActBlock) -> None:
+    """Carries the weights of a dual path block to two pre-activated bottlenecks, its paths (arXiv 1707.01629, section 3.2).
+
+    `source(x)` is `[residual(x), old, dense(x)]` then, with `old` the dense channels of `x`: the paths share all but the last
+    convolution. A residual unit's shortcut passes on the residual channels of `x`, the dense unit's none.
+
+    Args:
+        source: without a projection and with one group.
+        residual, dense: `PreActBlock`s of `source.filters` and `source.growth` channels, as wide as `source`.
+
+    Raises:
+        ValueError: the source has a projection, or shapes differ.
+    """
+    if source.projection:
+        raise ValueError(f"source {source.name!r} must not have a projection")
+    last = np.concatenate([keras.ops.convert_to_numpy(conv.kernel) for conv in source.last], axis=-1)
+    kernels = np.split(last, [source.filters], axis=-1)
+    shared = [weight for layer in source.branch for weight in layer.get_weights()]
+    for path, kernel, channels in ((residual, kernels[0], source.filters), (dense, kernels[1], 0)):
+        passed_on = np.zeros_like(path.shortcut[0].kernel)
+        passed_on[0, 0, range(channels), range(channels)] = 1
+        _assign(path.branch, [*shared, kernel])
+        _assign(path.shortcut, [passed_on])
+
+
+def _assign(layers: Iterable[keras.layers.Layer], arrays: list[np.ndarray]) -> None:
+    """Gives the weights of `layers`, in their order, the values of `arrays`; ValueError if shapes differ."""
+    weights = [weight for layer in layers for weight in layer.weights]
+    given, wanted = [array.shape for array in arrays], [tuple(weight.shape) for weight in weights]
+    if given != wanted:
+        raise ValueError(f"source and target differ in shape: {given} there, {wanted} here")
+    for weight, array in zip(weights, arrays, strict=True):
+        weight.assign(array)
 
 
 def carry_keras_applications(source: keras.Model, target: Network) -> None:

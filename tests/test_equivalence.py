@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import keras_resnets as kr
-from keras_resnets.equivalence import carry_form, carry_keras_applications, carry_layout
+from keras_resnets.equivalence import carry_dual_path, carry_form, carry_keras_applications, carry_layout
+from keras_resnets.models.dpn import DualPathBlock
+from keras_resnets.models.resnetv2 import PreActBlock
 
 
 def randomise(model: keras.Model, seed: int = 0) -> None:
@@ -72,6 +74,43 @@ def test_layouts_of_different_networks_are_refused() -> None:
     source, target = (kr.create_model("resnest29_cifar", depth=1, radix=radix) for radix in (2, 4))
     with pytest.raises(ValueError, match="not forms of one network"):
         carry_layout(source, target)
+
+
+NORM = {"epsilon": 1e-3, "momentum": 0.9}
+
+
+def layer_randomised(layer: keras.layers.Layer, shape: tuple[int | None, ...]) -> keras.Model:
+    """`layer` alone as a model, with weights at which every variable matters."""
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, layer(inputs))
+    randomise(model)
+    return model
+
+
+@pytest.mark.parametrize("split_last", [False, True])
+def test_a_dual_path_block_is_a_residual_and_a_dense_path(split_last: bool) -> None:
+    shape, filters, growth = (9, 7, 20), 12, 4
+    block = DualPathBlock(filters, growth, 8, 1, norm=NORM, split_last=split_last)
+    source = layer_randomised(block, shape)
+    residual, dense = (PreActBlock(channels, 8, norm=NORM) for channels in (filters, growth))
+    inputs = keras.Input(shape)
+    target = keras.Model(
+        inputs, keras.layers.Concatenate()([residual(inputs), inputs[..., filters:], dense(inputs)])
+    )  # fmt: skip
+    randomise(target, seed=1)
+    carry_dual_path(block, residual, dense)
+    assert target.output_shape == source.output_shape == (None, 9, 7, 24)
+    for training in (False, True):
+        assert difference(target, source, (4, *shape), training) < 1e-5
+    for path in (residual, dense):  # both have seen the batch, and keep the statistics that the block keeps
+        for own, theirs in zip(path.branch[0].weights, block.branch[0].weights, strict=True):
+            np.testing.assert_allclose(own, theirs, rtol=1e-5)
+
+
+def test_a_projecting_dual_path_block_is_refused() -> None:
+    block = DualPathBlock(12, 4, 8, 1, 2, norm=NORM, project=True)
+    with pytest.raises(ValueError, match="must not have a projection"):
+        carry_dual_path(block, PreActBlock(12, 8, norm=NORM), PreActBlock(4, 8, norm=NORM))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ Public code differs around the stem, the field `layout`:
 * "fb" (`preresnet*`): stem convolution, normalisation, ReLU, max pool; the first unit of stage 1 is not pre-activated;
 * "keras" (`resnet*_v2`, as in keras.applications): the stem has a bias and its max pool pads with zeros; the stride is in the
   *last* unit of stages 1 to 3, where the shortcut takes every second pixel. The biases of keras.applications' other
-  convolutions are left out: they are redundant beside the normalisations, `equivalence.from_keras_applications` folds them in.
+  convolutions are left out: they are redundant beside the normalisations, `equivalence.carry_keras_applications` folds them in.
 
 `preresnet*_cifar` have a bare 3x3 stem and no pool; the first unit of *every* stage is shared, also where the shape stays
 (appendix of the paper, and the authors' code).
