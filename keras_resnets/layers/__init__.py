@@ -6,7 +6,6 @@ from keras_resnets.layers.conv import Conv2D, ConvNorm
 from keras_resnets.layers.dynamic import DualComplementaryDynamicConvolution
 from keras_resnets.layers.inception import InceptionModule
 from keras_resnets.layers.involution import Involution
-from keras_resnets.layers.merge_and_run import InceptionLikeBlock, MergeAndRun
 from keras_resnets.layers.norm import BatchNorm, NormAct
 from keras_resnets.layers.pooling import AvgPool2D, BlurPool2D, MaxPool2D
 from keras_resnets.layers.regularization import DropBlock, StochasticDepth
@@ -22,11 +21,9 @@ __all__ = [
     "DropBlock",
     "DualComplementaryDynamicConvolution",
     "EfficientChannelAttention",
-    "InceptionLikeBlock",
     "InceptionModule",
     "Involution",
     "MaxPool2D",
-    "MergeAndRun",
     "NormAct",
     "SelectiveKernel",
     "SplitAttention",

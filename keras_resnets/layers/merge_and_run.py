@@ -84,9 +84,9 @@ class InceptionLikeBlock(_TwoBranches):
 class MergeAndRun(_TwoBranches):
     """A residual branch on each of two streams, and the mean of the streams added to both.
 
-    Streams a and b become `ReLU(m + first(a))` and `ReLU(m + second(b))` with `m = (a + b) / 2`. Input
-    `(batch, height, width, 2·channels)`, the channels of a before those of b; output
-    `(batch, ⌈height/strides⌉, ⌈width/strides⌉, 2·filters)`, or `filters` with `join`.
+    Streams a and b become `ReLU(m + first(a))` and `ReLU(m + second(b))` with `m = (a + b) / 2`. Input: a list of two
+    `(batch, height, width, channels)`; output: a list of two `(batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)`, or one
+    of them with `join`.
 
     Args:
         filters: output channels of a stream.
@@ -99,7 +99,7 @@ class MergeAndRun(_TwoBranches):
         drop_path: rate of stochastic depth, of each branch.
 
     Raises:
-        ValueError: the input has an odd number of channels.
+        ValueError: the input is not two streams of one shape.
     """
 
     def __init__(self, filters: int, width: int | None = None, strides: int = 1, *, norm: dict[str, Any],
@@ -109,26 +109,24 @@ class MergeAndRun(_TwoBranches):
         super().__init__(filters, width, strides, norm, zero_gamma, drop_path, lines, **kwargs)
         self.join = join
 
-    def build(self, input_shape: Shape) -> None:
-        super().build(_stream(input_shape))
+    def build(self, input_shape: Any) -> None:
+        shapes = [tuple(shape) for shape in input_shape if isinstance(shape, (tuple, list))]
+        if len(shapes) != 2 or shapes[0] != shapes[1]:
+            raise ValueError(f"input must be two streams of one shape, not {input_shape}")
+        super().build(shapes[0])
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        shape = super().compute_output_shape(_stream(input_shape))
-        return shape if self.join else (*shape[:-1], 2 * shape[-1])
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        shape = super().compute_output_shape(input_shape[0])
+        return shape if self.join else [shape, shape]
 
-    def call(self, x: Any) -> Any:
-        streams = kops.split(x, 2, axis=-1)
-        runs = [self.drop_path(chain(run, x)) for run, x in zip((self.first, self.second), streams, strict=True)]
-        if self.join:
-            runs = [runs[0] + runs[1]]
+    def call(self, streams: Any) -> Any:
+        first, second = (
+            self.drop_path(chain(run, x)) for run, x in zip((self.first, self.second), streams, strict=True)
+        )
+        ends = [first + second] if self.join else [first, second]
         if self.lines:
-            first, second = (chain(line, x) for line, x in zip(self.lines, streams, strict=True))
-            runs = [run + 0.5 * (first + second) for run in runs]
-        return kops.relu(runs[0] if self.join else kops.concatenate(runs, axis=-1))
-
-
-def _stream(shape: Shape) -> Shape:
-    """The shape of one of two streams."""
-    if shape[-1] % 2:
-        raise ValueError(f"input must hold two streams of as many channels, not {shape[-1]} channels in all")
-    return (*shape[:-1], shape[-1] // 2)
+            a, b = (chain(line, x) for line, x in zip(self.lines, streams, strict=True))
+            merged = 0.5 * (a + b)
+            ends = [merged + end for end in ends]
+        ends = [kops.relu(end) for end in ends]
+        return ends[0] if self.join else ends

@@ -11,8 +11,7 @@ without more weights, with two branches of two 3x3 convolutions side by side in 
 * `fuse3_*`, `fuse6_*`: three and six fusions in all, each of a long path with a short one: an identity, or a single
   convolution at the very first fusion and where the shape changes.
 
-Numbers in names are layers, those side by side counted once, and how many times wider the network is. Two streams travel
-between blocks as one tensor, the channels of the first before those of the second.
+Numbers in names are layers, those side by side counted once, and how many times wider the network is.
 
 We follow the authors' MXNet code: epsilon 2e-5, moving variances of the biased variance, MXNet's parameter names in
 `load_pytorch_weights`. One thing is the package's: that code starts convolutions with a standard deviation of
@@ -24,10 +23,12 @@ import dataclasses
 from typing import Any, ClassVar
 
 import keras
+from keras import ops as kops
 
 from keras_resnets.assembly import BlockPlace, Spec, level, stage_plan, stages
-from keras_resnets.layers import ConvNorm, InceptionLikeBlock, MergeAndRun
+from keras_resnets.layers import ConvNorm
 from keras_resnets.layers.base import register_layer
+from keras_resnets.layers.merge_and_run import InceptionLikeBlock, MergeAndRun
 from keras_resnets.layers.residual import ResidualBlock
 from keras_resnets.models.resnet import BasicBlock
 from keras_resnets.registry import Rename, Variant, register
@@ -170,11 +171,19 @@ def fusion_cifar(spec: Any, inputs: Any) -> Any:
 
 
 def fused_stages(x: Any, spec: Any, stem_stride: int) -> Any:
-    """All blocks of `spec`; two streams start as copies of `x`."""
-    if spec.streams == 2:
-        x = keras.layers.Concatenate(name="streams")([x, x])
+    """All blocks of `spec`. Two streams start as copies of `x`; a level of them is one map, the first stream's channels
+    before those of the second."""
     plan = stage_plan(spec.depths, spec.drop_path_rate, stem_stride=stem_stride)
-    return stages(x, spec, plan, lambda spec, stage, place: spec.block(stage, place))
+    if spec.streams == 1:
+        return stages(x, spec, plan, lambda spec, stage, place: spec.block(stage, place))
+    for stage, places in enumerate(plan):
+        streams = kops.split(x, 2, axis=-1) if stage else [x, x]
+        for place in places:
+            streams = spec.block(stage, place)(streams)
+        if isinstance(streams, list):
+            streams = keras.layers.Concatenate(name=f"stage{stage + 1}_streams")(streams)
+        x = level(streams, f"C{stage + 2}")
+    return x
 
 
 def stage_depths(layers: int, convs: int) -> tuple[int, int, int]:

@@ -14,8 +14,9 @@ from typing import Any
 import keras
 
 from keras_resnets.assembly import BlockPlace, level
-from keras_resnets.layers import MaxPool2D, MergeAndRun
+from keras_resnets.layers import MaxPool2D
 from keras_resnets.layers.conv import bare_conv
+from keras_resnets.layers.merge_and_run import MergeAndRun
 from keras_resnets.layers.residual import ShortcutKind
 from keras_resnets.models.deep_fusion import PAPER, FusionSpec, fused_stages
 from keras_resnets.models.resnet import WIDTHS, Bottleneck
