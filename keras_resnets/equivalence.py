@@ -6,12 +6,14 @@ alone; afterwards the two agree up to the order of floating-point sums, in infer
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_resnets.assembly import Network
 from keras_resnets.layers import SplitAttention
+from keras_resnets.models.densenet import DenseLayer
 from keras_resnets.models.dpn import DualPathBlock
 from keras_resnets.models.resnetv2 import PreActBlock
 from keras_resnets.weights.pytorch import REGULARISER_STATES
@@ -114,6 +116,53 @@ def carry_dual_path(source: DualPathBlock, residual: PreActBlock, dense: PreActB
         passed_on[0, 0, range(channels), range(channels)] = 1
         _assign(path.branch, [*shared, kernel])
         _assign(path.shortcut, [passed_on])
+
+
+def carry_shared_dense_layer(source: DenseLayer, following: DenseLayer, target: PreActBlock) -> None:
+    """Carries a dense layer, and what the following one does with its maps, to a residual unit (arXiv 1707.01629, section 3.1).
+
+    Let the layers of a dense block share their first normalisation and 1x1: for every map the same ones wherever it is read.
+    The 1x1's output r is a sum over maps then, to which each layer adds one term: as a residual unit does. Afterwards r in
+    `following` is `target(r in source)`. The layer's 3x3 becomes the unit's first, in whose output as many channels are
+    used as the layer makes maps; their part of the shared 1x1 becomes the centre of the unit's second 3x3.
+
+    Args:
+        source, following: neighbours in a dense block, with bottlenecks.
+        target: a basic `PreActBlock` of as many channels as their 1x1 has.
+
+    Raises:
+        ValueError: the two layers do not share their first normalisation and 1x1, or have none; or shapes differ.
+    """
+    (bottleneck, *own), (_, *theirs) = (_first_half(layer) for layer in (source, following))
+    before, growth, width = len(own[0]), source.conv.filters, bottleneck.conv.filters
+    if not all(np.array_equal(one, other[:before]) for one, other in zip(own, theirs, strict=True)):
+        raise ValueError(
+            f"layers {source.name!r} and {following.name!r} do not share their first normalisation and 1x1"
+        )
+
+    def widened(array: np.ndarray, rest: float) -> np.ndarray:
+        """Values for the unused channels."""
+        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, width - growth)], constant_values=rest)
+
+    *norm, kernel = (array[before:] for array in theirs)
+    second = np.zeros((3, 3, width, width), kernel.dtype)
+    second[1, 1, :growth] = kernel
+    first = keras.ops.convert_to_numpy(source.conv.kernel)
+    unused = (1, 0, 0, 1)  # scale, offset, mean, variance
+    _assign(target.branch, [
+        *bottleneck.norm.get_weights(), widened(first, 0), *map(widened, norm, unused), second,
+    ])  # fmt: skip
+
+
+def _first_half(layer: DenseLayer) -> tuple[Any, ...]:
+    """The bottleneck of a dense layer; of its first normalisation and 1x1, the values by input channel."""
+    if layer.bottleneck is None:
+        raise ValueError(f"layer {layer.name!r} must have a bottleneck")
+    return (
+        layer.bottleneck,
+        *layer.norm1.get_weights(),
+        keras.ops.convert_to_numpy(layer.bottleneck.conv.kernel)[0, 0],
+    )
 
 
 def _assign(layers: Iterable[keras.layers.Layer], arrays: list[np.ndarray]) -> None:

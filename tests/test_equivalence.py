@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 import keras_resnets as kr
-from keras_resnets.equivalence import carry_dual_path, carry_form, carry_keras_applications, carry_layout
+from keras_resnets.equivalence import (
+    carry_dual_path,
+    carry_form,
+    carry_keras_applications,
+    carry_layout,
+    carry_shared_dense_layer,
+)
+from keras_resnets.layers import Conv2D, NormAct
+from keras_resnets.models.densenet import DenseLayer
 from keras_resnets.models.dpn import DualPathBlock
 from keras_resnets.models.resnetv2 import PreActBlock
 
@@ -105,6 +113,54 @@ def test_a_dual_path_block_is_a_residual_and_a_dense_path(split_last: bool) -> N
     for path in (residual, dense):  # both have seen the batch, and keep the statistics that the block keeps
         for own, theirs in zip(path.branch[0].weights, block.branch[0].weights, strict=True):
             np.testing.assert_allclose(own, theirs, rtol=1e-5)
+
+
+def shared_dense_layers(count: int, growth: int = 6, width: int = 16, channels: int = 10) -> list[DenseLayer]:
+    """Neighbours in a dense block; all that read a map read it through the same normalisation and 1x1."""
+    layers = [DenseLayer(growth, width, norm=NORM, name=f"layer{i}") for i in range(count)]
+    maps = [keras.Input((9, 7, channels))]
+    for layer in layers:
+        maps.append(layer(maps))
+    randomise(keras.Model(maps[0], maps[-1]))
+    last = layers[-1]
+    for layer in layers[:-1]:
+        for variable, shared in zip(layer.norm1.variables, last.norm1.variables, strict=True):
+            variable.assign(shared[: variable.shape[0]])
+        kernel = layer.bottleneck.conv.kernel
+        kernel.assign(last.bottleneck.conv.kernel[:, :, : kernel.shape[2]])
+    return layers
+
+
+def test_dense_layers_that_share_their_first_convolution_are_residual_units() -> None:
+    shape, layers = (9, 7, 10), shared_dense_layers(4)
+    first, last = layers[0], layers[-1]
+    units = [PreActBlock(16, norm=NORM, name=f"unit{i}") for i in range(3)]
+    inputs = keras.Input(shape)
+    maps = [inputs]
+    for layer in layers:
+        maps.append(layer(maps))
+    dense = keras.Model(inputs, maps[-1])
+    # Where the residual network begins and ends, the first layer's 1x1 and the last one's 3x3.
+    into = [NormAct(NORM), Conv2D(16, 1, use_bias=False)]
+    out_of = [NormAct(NORM), Conv2D(6, 3, padding=1, use_bias=False)]
+    residual = keras.Sequential([inputs, *into, *units, *out_of])
+    randomise(residual, seed=1)
+    for (norm, conv), (own_norm, own_conv) in zip(
+        (into, out_of), ((first.norm1, first.bottleneck.conv), (last.bottleneck.norm, last.conv)), strict=True
+    ):
+        norm.set_weights(own_norm.get_weights())
+        conv.set_weights(own_conv.get_weights())
+    for source, following, unit in zip(layers, layers[1:], units, strict=False):
+        carry_shared_dense_layer(source, following, unit)
+    for training in (False, True):
+        assert difference(residual, dense, (4, *shape), training) < 1e-5
+
+
+def test_dense_layers_that_do_not_share_are_refused() -> None:
+    first, second = shared_dense_layers(2)
+    first.bottleneck.conv.kernel.assign(2 * first.bottleneck.conv.kernel)
+    with pytest.raises(ValueError, match="'layer0' and 'layer1' do not share"):
+        carry_shared_dense_layer(first, second, PreActBlock(16, norm=NORM))
 
 
 def test_a_projecting_dual_path_block_is_refused() -> None:
