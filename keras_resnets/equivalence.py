@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_resnets.assembly import Network
 from keras_resnets.layers import SplitAttention
+from keras_resnets.layers.merge_and_run import AveragedIdentityBlock, MergeAndRun
 from keras_resnets.models.densenet import DenseLayer
 from keras_resnets.models.dpn import DualPathBlock
 from keras_resnets.models.resnetv2 import PreActBlock
@@ -163,6 +164,30 @@ def _first_half(layer: DenseLayer) -> tuple[Any, ...]:
         *layer.norm1.get_weights(),
         keras.ops.convert_to_numpy(layer.bottleneck.conv.kernel)[0, 0],
     )
+
+
+def carry_merge_and_run(source: MergeAndRun, target: AveragedIdentityBlock) -> None:
+    """Carries the weights of a merge-and-run block to the residual block that it is (arXiv 1611.07718, section 4.2).
+
+    With streams a and b, `target([a, b])`, the channels one after the other, is `source(a, b)`: the streams' convolutions are
+    the two groups of one.
+
+    Args:
+        source: with its merge, and without joining the streams.
+        target: of the same `filters`, `width` and `strides`.
+
+    Raises:
+        ValueError: the source does not merge or joins, or shapes differ.
+    """
+    if source.join or not source.lines:
+        raise ValueError(f"source {source.name!r} must merge its streams and give two: merge=True, join=False")
+    pairs = [*zip(source.first, source.second, strict=True), *zip(*source.lines, strict=True)]
+    arrays = [
+        np.concatenate(weights, axis=-1)
+        for first, second in pairs
+        for weights in zip(first.get_weights(), second.get_weights(), strict=True)
+    ]
+    _assign([*target.branch, *target.shortcut[:-1]], arrays)
 
 
 def _assign(layers: Iterable[keras.layers.Layer], arrays: list[np.ndarray]) -> None:

@@ -10,9 +10,11 @@ from keras_resnets.equivalence import (
     carry_form,
     carry_keras_applications,
     carry_layout,
+    carry_merge_and_run,
     carry_shared_dense_layer,
 )
 from keras_resnets.layers import Conv2D, NormAct
+from keras_resnets.layers.merge_and_run import AveragedIdentityBlock, MergeAndRun
 from keras_resnets.models.densenet import DenseLayer
 from keras_resnets.models.dpn import DualPathBlock
 from keras_resnets.models.resnetv2 import PreActBlock
@@ -167,6 +169,39 @@ def test_a_projecting_dual_path_block_is_refused() -> None:
     block = DualPathBlock(12, 4, 8, 1, 2, norm=NORM, project=True)
     with pytest.raises(ValueError, match="must not have a projection"):
         carry_dual_path(block, PreActBlock(12, 8, norm=NORM), PreActBlock(4, 8, norm=NORM))
+
+
+@pytest.mark.parametrize(
+    ("channels", "arguments"),
+    [(12, {"filters": 12}), (8, {"filters": 12, "strides": 2}), (16, {"filters": 16, "width": 4})],
+)
+def test_merge_and_run_is_a_residual_block_with_averaged_identity(channels: int, arguments: dict[str, int]) -> None:
+    shape = (9, 7, 2 * channels)
+    block = MergeAndRun(**arguments, norm=NORM)
+    inputs = keras.Input(shape)
+    streams = [inputs[..., :channels], inputs[..., channels:]]
+    source = keras.Model(inputs, keras.layers.Concatenate()(block(streams)))
+    residual = AveragedIdentityBlock(**arguments, norm=NORM)
+    target = keras.Model(inputs, residual(inputs))
+    randomise(source)
+    carry_merge_and_run(block, residual)
+    assert target.output_shape == source.output_shape
+    assert len(target.trainable_variables) == len(source.trainable_variables) // 2  # the average is not trained
+    for training in (False, True):
+        assert difference(target, source, (4, *shape), training) < 1e-5
+    # Both have seen the batch, and the two groups keep the statistics of the two streams.
+    for grouped, first, second in zip(residual.branch, block.first, block.second, strict=True):
+        own, theirs = grouped.norm.moving_variance, [run.norm.moving_variance for run in (first, second)]
+        np.testing.assert_allclose(own, np.concatenate(theirs), rtol=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [{"merge": False}, {"join": True}])
+def test_merge_and_run_without_two_merged_streams_is_refused(arguments: dict[str, bool]) -> None:
+    source, target = MergeAndRun(8, norm=NORM, **arguments, name="run"), AveragedIdentityBlock(8, norm=NORM)
+    source.build([(None, 8, 8, 8)] * 2)
+    target.build((None, 8, 8, 16))
+    with pytest.raises(ValueError, match="source 'run' must merge its streams and give two: merge=True, join=False"):
+        carry_merge_and_run(source, target)
 
 
 @pytest.mark.parametrize(

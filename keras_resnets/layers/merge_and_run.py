@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops as kops
 
 from keras_resnets.layers.base import Composite, Shape, chain, register_layer
-from keras_resnets.layers.conv import ConvNorm
+from keras_resnets.layers.conv import Conv2D, ConvNorm
 from keras_resnets.layers.regularization import StochasticDepth
+from keras_resnets.layers.residual import ResidualBlock
 
 
 def _branch(name: str, filters: int, width: int | None, strides: int, norm: dict[str, Any],
-            zero_gamma: bool) -> list[keras.layers.Layer]:  # fmt: skip
+            zero_gamma: bool = False, groups: int = 1) -> list[keras.layers.Layer]:  # fmt: skip
     """Two 3x3 convolutions, or a bottleneck around a 3x3 of `width` channels; the last one without its ReLU."""
-    normed: dict[str, Any] = {"activation": "relu", "norm": norm}
+    normed: dict[str, Any] = {"activation": "relu", "norm": norm, "groups": groups}
     if width is None:
         first = [ConvNorm(filters, 3, strides, name=f"{name}_conv1", **normed)]
     else:
@@ -27,7 +29,8 @@ def _branch(name: str, filters: int, width: int | None, strides: int, norm: dict
             ConvNorm(width, 3, strides, name=f"{name}_conv2", **normed),
         ]
     size, last = (3, 2) if width is None else (1, 3)
-    return [*first, ConvNorm(filters, size, norm=norm, zero_gamma=zero_gamma, name=f"{name}_conv{last}")]
+    last_conv = ConvNorm(filters, size, norm=norm, groups=groups, zero_gamma=zero_gamma, name=f"{name}_conv{last}")
+    return [*first, last_conv]
 
 
 class _TwoBranches(Composite):
@@ -130,3 +133,37 @@ class MergeAndRun(_TwoBranches):
             ends = [merged + end for end in ends]
         ends = [kops.relu(end) for end in ends]
         return ends[0] if self.join else ends
+
+
+@register_layer
+class AveragedIdentityBlock(ResidualBlock):
+    """What `MergeAndRun` is on its streams in one tensor: a residual block of two groups with an averaging shortcut.
+
+    `ReLU(branch(x) + M x)`, where `M = [[I, I], [I, I]] / 2`, a 1x1 convolution that is not trained, gives both streams their
+    mean. `M² = M`: identities in a row average once. `equivalence.carry_merge_and_run` carries the weights.
+
+    Input `(batch, height, width, 2·channels)`, output `(batch, ⌈height/strides⌉, ⌈width/strides⌉, 2·filters)`.
+
+    Args:
+        filters, width, strides, norm: as in `MergeAndRun`.
+    """
+
+    def __init__(self, filters: int, width: int | None = None, strides: int = 1, *, norm: dict[str, Any],
+                 **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(2 * filters, strides, "B", norm, 0.0, **kwargs)
+        self.filters, self.strides, self.norm = filters, strides, norm
+        self.branch = _branch("grouped", 2 * filters, width and 2 * width, strides, norm, groups=2)
+
+    def make_shortcut(self, channels: int) -> list[keras.layers.Layer]:
+        average = Conv2D(
+            2 * self.filters, 1, use_bias=False, kernel_initializer=_averaging, trainable=False, name="average"
+        )
+        if self.strides == 1 and channels == 2 * self.filters:
+            return [average]
+        projection = ConvNorm(2 * self.filters, 1, self.strides, groups=2, norm=self.norm, name="shortcut")
+        return [projection, average]
+
+
+def _averaging(shape: Shape, dtype: Any = None) -> Any:
+    """The matrix M as the kernel of a 1x1 convolution."""
+    return kops.convert_to_tensor(np.tile(np.eye(shape[-1] // 2) / 2, (1, 1, 2, 2)), dtype)
