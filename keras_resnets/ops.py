@@ -7,7 +7,8 @@ On the TensorFlow backend a grouped convolution runs as the native grouped op (o
 than ``keras.ops.conv``, which wraps it in an XLA-compiled function. Where the native *gradient* does not exist (oneDNN off,
 float16 or float64 on a CPU, XLA on a CPU) the convolution is cut into chunks of groups, each a dense convolution with a
 block-diagonal kernel; a dilated convolution, which has no gradient there either, goes through TensorFlow's space-to-batch
-form. The other backends use their own convolutions through ``keras.ops``.
+form. With as many groups as channels it is the depthwise op, which has gradients everywhere and which the runtimes of
+phones know best. The other backends use their own convolutions through ``keras.ops``.
 """
 
 import contextlib
@@ -180,11 +181,20 @@ def conv2d(
     if _BACKEND != "tensorflow":
         return ops.conv(x, kernel, strides, mode, "channels_last", dilation)
     grouped, dilated = groups > 1, max(dilation) > 1
+    if grouped and groups == x.shape[-1] and _depthwise_works(strides, dilated):
+        kernel = tf.reshape(kernel, (*kernel.shape[:2], groups, -1))
+        return tf.nn.depthwise_conv2d(x, kernel, (1, *strides, 1), mode.upper())
     if not (grouped or dilated) or _native_conv_works(x, grouped, dilated):
         return tf.nn.conv2d(x, kernel, strides, mode.upper(), dilations=dilation)
     if grouped:
         return _chunked_conv2d(x, kernel, strides, mode, dilation, groups)
     return tf.nn.convolution(x, kernel, strides, mode.upper(), dilations=dilation)  # through space-to-batch
+
+
+def _depthwise_works(strides: tuple[int, int], dilated: bool) -> bool:
+    """Whether the depthwise op can be used; under XLA on a CPU it is slower than chunks."""
+    fast = is_exporting() or xla_has_fast_groups() or not xla.compiles_here()
+    return fast and strides[0] == strides[1] and not dilated
 
 
 def _native_conv_works(x: Any, grouped: bool, dilated: bool) -> bool:

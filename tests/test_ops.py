@@ -31,6 +31,10 @@ CASES = [
     ((3, 3), (1, 1), ((2, 2), (1, 1)), (2, 1), 16),
     ((3, 3), (2, 2), ((2, 2), (2, 2)), (2, 2), 8),
     ((1, 1), (2, 2), ops.NO_PADDING, (1, 1), 32),
+    ((3, 3), (1, 1), ONE, (1, 1), 32),
+    ((3, 3), (2, 2), ONE, (1, 1), 32),
+    ((3, 3), (2, 1), ONE, (1, 1), 32),
+    ((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), 32),
     ((5, 3), (1, 1), ops.NO_PADDING, (1, 1), 4),
 ]
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}
@@ -109,7 +113,7 @@ def test_conv2d_without_native_gradients(case: Any, dtype: str, monkeypatch: pyt
     check(case, dtype)
 
 
-@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[5]])
+@pytest.mark.parametrize("case", [CASES[1], CASES[2], CASES[5], CASES[8]])
 def test_conv2d_under_xla(case: Any) -> None:
     check(case, "float32", jit=True)
 
@@ -142,14 +146,30 @@ def graph_ops(function: Any) -> list[str]:
 def test_exporting_gives_the_native_op(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even on a machine that cannot train with it."""
     monkeypatch.setattr(ops, "_native_gradient_works", lambda *arguments: False)
-    kernel = tf.ones((3, 3, 1, 32))
+    kernel = tf.ones((3, 3, 2, 32))
 
     def convolution(x: Any) -> Any:
-        return ops.conv2d(x, kernel, (1, 1), ONE, groups=32)
+        return ops.conv2d(x, kernel, (1, 1), ONE, groups=16)
 
     with ops.exporting():
         assert graph_ops(convolution).count("Conv2D") == 1
     assert graph_ops(convolution).count("Conv2D") == 2  # 16 channels per chunk
+
+
+def test_as_many_groups_as_channels_are_the_depthwise_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the grouped op cannot be trained, too, and whatever the number of filters; but not under XLA on a CPU."""
+    monkeypatch.setattr(ops, "_native_gradient_works", lambda *arguments: False)
+
+    def convolution(x: Any) -> Any:
+        return ops.conv2d(x, tf.ones((3, 3, 1, 64)), (2, 2), ONE, groups=32)
+
+    kinds = graph_ops(convolution)
+    assert kinds.count("DepthwiseConv2dNative") == 1 and "Conv2D" not in kinds
+    monkeypatch.setattr(ops.xla, "compiles_here", lambda: True)
+    monkeypatch.setattr(ops.xla, "has_accelerator", lambda: False)
+    assert "DepthwiseConv2dNative" not in graph_ops(convolution)
+    with ops.exporting():
+        assert "DepthwiseConv2dNative" in graph_ops(convolution)
 
 
 @pytest.mark.parametrize(

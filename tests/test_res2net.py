@@ -227,7 +227,7 @@ def test_channels_must_fit() -> None:
 def small() -> keras.Model:
     """Both kinds of block, with groups, and every variable mattering."""
     return with_rule_weights(
-        "res2next50", depths=(2, 1, 1, 1), base_width=1, classes=10, input_shape=(64, 64, 3), drop_path_rate=0.1
+        "res2next50", depths=(2, 1, 1, 1), base_width=2, classes=10, input_shape=(64, 64, 3), drop_path_rate=0.1
     )
 
 
