@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_resnets.assembly import Network
+
 _LEVELS = ("C1", "C2", "C3", "C4", "C5")
 
 
@@ -30,3 +32,14 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] = ("C2", "C3", "
             raise ValueError(f"model {model.name!r} has no level {level!r}: it has {', '.join(present) or 'none'}")
     outputs = {level: model.get_layer(level).output for level in levels}
     return keras.Model(model.input, outputs, name=f"{model.name}_features")
+
+
+def without_auxiliary(model: Network) -> Network:
+    """`model` as it is used after training: without an auxiliary classifier if it has one, and not compiled.
+
+    The layers are those of `model`: weights are shared, not copied.
+    """
+    output = model.output
+    network = Network(model.input, output["logits"] if isinstance(output, dict) else output, name=model.name)
+    network.variant, network.weights_tag = model.variant, model.weights_tag
+    return network

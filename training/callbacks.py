@@ -1,14 +1,15 @@
 """What happens beside the optimizer: the log, the best network, the checkpoint, schedules, and the progress on the screen.
 
-Log, best and checkpoint are given to `fit` in this order. The checkpoint alone says how far a run is; whatever a killed run
-had written after its last checkpoint is written again, with the same content, when it continues.
+Main logits, log, best and checkpoint are given to `fit` in this order. The checkpoint alone says how far a run is; whatever
+a killed run had written after its last checkpoint is written again, with the same content, when it continues.
 """
 
+import itertools
 import math
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from rich.console import Console
@@ -17,6 +18,18 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from keras_resnets.assembly import Network
 from keras_resnets.layers import DropBlock
 from training.run_folder import replacing, write_log
+
+
+class MainLogits(keras.callbacks.Callback):
+    """Gives the figures of the main logits, where there are auxiliary ones, the names that they have without."""
+
+    NAMES: ClassVar = {"logits_cross_entropy": "loss", "logits_accuracy": "accuracy"}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs = {} if logs is None else logs
+        for prefix, (given, usual) in itertools.product(("", "val_"), self.NAMES.items()):
+            if prefix + given in logs:
+                logs[prefix + usual] = logs[prefix + given]
 
 
 class Log(keras.callbacks.Callback):
@@ -54,11 +67,12 @@ class Log(keras.callbacks.Callback):
 
 
 class KeepBest(keras.callbacks.Callback):
-    """Saves a network with the weights of the best epoch so far: the highest test accuracy, then the lowest test loss.
+    """Saves a network after the best epoch so far: the highest test accuracy, then the lowest test loss.
 
     Args:
         path: of the `.keras` file.
-        network: takes the weights; it is not compiled, so that the file needs nothing of this folder to be loaded.
+        network: has the layers of the trained one; it is not compiled, so that the file needs nothing of this folder to
+            be loaded.
         rows: of the log.
     """
 
@@ -68,7 +82,6 @@ class KeepBest(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if max(self.rows, key=lambda row: (row["test_accuracy"], -row["test_loss"])) is self.rows[-1]:
-            self.network.set_weights(self.model.get_weights())
             with replacing(self.path) as temporary:
                 self.network.save(temporary)
 

@@ -31,7 +31,7 @@ class LabelledImages:
 
 
 def digits(recipe: DataRecipe) -> LabelledImages:
-    """The 1,797 scanned digits of scikit-learn: 8x8 with values 0..16, shown as 32x32 RGB with values 0..255.
+    """The 1,797 scanned digits of scikit-learn: 8x8 with values 0..16, enlarged, as RGB with values 0..255.
 
     The held-out images are drawn per class, so that every digit has the same share in both parts.
     """
@@ -40,7 +40,7 @@ def digits(recipe: DataRecipe) -> LabelledImages:
 
     source = load_digits()
     grey = source.images[..., np.newaxis] * (255 / 16)
-    large = tf.image.resize(grey, (32, 32), "bilinear").numpy()
+    large = tf.image.resize(grey, (recipe.image_size, recipe.image_size), "bilinear").numpy()
     images = np.repeat(np.rint(large).astype(np.uint8), 3, axis=-1)
     train_images, test_images, train_labels, test_labels = train_test_split(
         images, source.target, test_size=recipe.test_fraction, random_state=recipe.split_seed, stratify=source.target

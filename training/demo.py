@@ -23,6 +23,7 @@ import keras_resnets as kr
 from keras_resnets.assembly import Network
 from keras_resnets.export import export, run_artifact
 from keras_resnets.preprocessing import preprocess_input
+from keras_resnets.registry import find
 from training import native_messages_hidden, report
 from training.data import LabelledImages, load_data
 from training.evaluate import Evaluation, evaluate, load_network, write_results
@@ -194,9 +195,11 @@ def architecture(name: str | None) -> list[str]:
     """
     if name is None:
         return []
+    size = max(32, find(name).spec.smallest_input)
     tag = "digits" if "digits" in kr.model_info(name).weights else "''"
     description = f"{name} on the 1,797 scanned digits of scikit-learn"
-    return [f"name=digits_{name}", f"description={description}", f"model.name={name}", f"model.preprocessing={tag}"]
+    return [f"name=digits_{name}", f"description={description}", f"model.name={name}", f"model.preprocessing={tag}",
+            f"data.image_size={size}"]  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,11 +43,13 @@ class DataRecipe:
         source: "digits", the 1,797 handwritten digits inside scikit-learn.
         test_fraction: share of every class that is held out for testing.
         split_seed: draws the held-out images.
+        image_size: side of the square images in pixels, as which the 8x8 scans are shown.
     """
 
     source: Literal["digits"]
     test_fraction: Annotated[float, Between(0.01, 0.99)] = 0.2
     split_seed: Annotated[int, Between(0)] = 0
+    image_size: Annotated[int, Between(8)] = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,8 @@ class Recipe:
         description: one line, printed before training.
         epochs: passes over the training images.
         batch_size: images per step; the last, smaller batch of an epoch is left out.
+        aux_weight: of the loss of auxiliary logits, which is added to that of the others; above 0 for networks that have
+            them (`model.options.aux_logits` of Inception-v3), and for no other.
         label_smoothing: share of the target probability that is spread over all classes.
         seed: of initialisation, order and augmentation: the same recipe gives the same weights.
     """
@@ -113,6 +117,7 @@ class Recipe:
     schedule: ScheduleRecipe = ScheduleRecipe()
     epochs: Positive
     batch_size: Positive
+    aux_weight: NotNegative = 0.0
     label_smoothing: Annotated[float, Between(0, 0.99)] = 0.0
     seed: Annotated[int, Between(0, 2**31 - 1)] = 0
 

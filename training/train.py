@@ -19,6 +19,7 @@ from rich.table import Table
 
 import keras_resnets as kr
 from keras_resnets.assembly import Network
+from keras_resnets.features import without_auxiliary
 from keras_resnets.preprocessing import Preprocess
 from training import callbacks, plots
 from training.data import LabelledImages, load_data, training_batches
@@ -31,11 +32,25 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 def build_network(recipe: Recipe, data: LabelledImages) -> Network:
-    """The network of `recipe`, freshly initialised, for the classes and image size of `data`."""
+    """The network of `recipe`, freshly initialised, for the classes and image size of `data`.
+
+    Raises:
+        ValueError: the recipe weighs auxiliary logits that the network does not have, or does not weigh those it has.
+    """
     network = kr.create_model(recipe.model.name, classes=len(data.class_names), input_shape=data.train.images.shape[1:],
                               **recipe.model.options)  # fmt: skip
+    if len(network.outputs) > 1 and not recipe.aux_weight:
+        raise ValueError("aux_weight must be above 0 (usually 0.4) for a network with auxiliary logits")
+    if len(network.outputs) == 1 and recipe.aux_weight:
+        raise ValueError(f"aux_weight must be 0, not {recipe.aux_weight}, for {network.name!r} without auxiliary logits "
+                         "(model.options.aux_logits)")  # fmt: skip
     network.weights_tag = recipe.model.preprocessing or None
     return network
+
+
+def per_output(network: Network, value: Any) -> Any:
+    """`value`, or with auxiliary logits a dict that holds it for them and the others."""
+    return dict.fromkeys(network.output, value) if isinstance(network.output, dict) else value
 
 
 def preprocessing(recipe: Recipe) -> Callable[[Any], Any]:
@@ -61,7 +76,12 @@ def compile_network(network: Network, recipe: Recipe, steps: int) -> None:
     schedule = WarmupCosine(recipe.optimizer.lr, warmup_steps, recipe.epochs * steps)
     optimizer = SGD(schedule, recipe.optimizer.momentum, recipe.optimizer.nesterov, recipe.optimizer.l2)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
-    network.compile(optimizer, loss, metrics=["accuracy"])
+    if isinstance(network.output, dict):  # Keras averages each output's own loss over batches, whatever their sizes
+        cross_entropy = keras.metrics.CategoricalCrossentropy("cross_entropy", label_smoothing=recipe.label_smoothing)
+        network.compile(optimizer, per_output(network, loss), {"logits": 1.0, "aux_logits": recipe.aux_weight},
+                        metrics={"logits": ["accuracy", cross_entropy]})  # fmt: skip
+    else:
+        network.compile(optimizer, loss, metrics=["accuracy"])
     optimizer.build(network.trainable_variables)
 
 
@@ -84,23 +104,24 @@ def train(recipe: Recipe, folder: RunFolder, data: LabelledImages, console: Cons
         first_epoch = int(network.optimizer.iterations) // steps
         console.print(f"Continuing after epoch {first_epoch} of {recipe.epochs}.", highlight=False)
     rows = read_log(folder.log)[:first_epoch]
-    bare = build_network(recipe, data)
+    bare = without_auxiliary(network)
     preprocess, classes = preprocessing(recipe), len(data.class_names)
+    batches = training_batches(data.train, classes, preprocess, recipe.augment, recipe.batch_size, recipe.seed,
+                               range(first_epoch, recipe.epochs))  # fmt: skip
     test_labels = keras.utils.to_categorical(data.test.labels, classes)
     bar = callbacks.ProgressBar(console, recipe.epochs, steps, recipe.batch_size, first_epoch)
     with bar, callbacks.StopOnInterrupt() as stop:
         network.fit(
-            training_batches(data.train, classes, preprocess, recipe.augment, recipe.batch_size, recipe.seed,
-                             range(first_epoch, recipe.epochs)),
+            batches.map(lambda images, labels: (images, per_output(network, labels))),
             epochs=recipe.epochs, initial_epoch=first_epoch, steps_per_epoch=steps, shuffle=False, verbose=0,
-            validation_data=(preprocess(data.test.images), test_labels), validation_batch_size=recipe.batch_size,
+            validation_data=(preprocess(data.test.images), per_output(network, test_labels)),
+            validation_batch_size=recipe.batch_size,
             callbacks=[
-                bar, callbacks.DropBlockSchedule(recipe.epochs * steps), callbacks.Log(folder.log, rows),
-                callbacks.KeepBest(folder.best, bare, rows), callbacks.Checkpoint(folder.checkpoint), stop,
-                *more_callbacks,
+                callbacks.MainLogits(), bar, callbacks.DropBlockSchedule(recipe.epochs * steps),
+                callbacks.Log(folder.log, rows), callbacks.KeepBest(folder.best, bare, rows),
+                callbacks.Checkpoint(folder.checkpoint), stop, *more_callbacks,
             ],
         )  # fmt: skip
-    bare.set_weights(network.get_weights())
     with replacing(folder.final) as temporary:
         bare.save(temporary)
     plots.save(plots.curves(read_log(folder.log), recipe.name), folder.curves)

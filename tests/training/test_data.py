@@ -46,6 +46,15 @@ def to_source(images: np.ndarray) -> np.ndarray:
     return np.rint(np.einsum("ij,njk,lk->nil", inverse, cells, inverse)).astype(np.uint8)
 
 
+def test_image_size(digits: LabelledImages) -> None:
+    """At 8 pixels they are the scans themselves; the split does not depend on it."""
+    small, large = (load_data(DataRecipe(source="digits", image_size=size)) for size in (8, 75))
+    assert large.train.images.shape == (1437, 75, 75, 3)
+    scans = np.rint(small.test.images[..., 0] * (16 / 255)).astype(np.uint8)
+    np.testing.assert_array_equal(scans, to_source(digits.test.images))
+    np.testing.assert_array_equal(large.test.labels, digits.test.labels)
+
+
 def test_split_follows_from_the_seed(digits: LabelledImages) -> None:
     again, other = (load_data(DataRecipe(source="digits", split_seed=seed)) for seed in (0, 1))
     np.testing.assert_array_equal(digits.test.images, again.test.images)

@@ -54,6 +54,11 @@ def test_another_network(name: str, tag: str) -> None:
     np.testing.assert_allclose(preprocessing(recipe)(image), shown, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "size"), [("resnest29_cifar", 32), ("inception_v3", 75)])
+def test_images_are_large_enough(name: str, size: int) -> None:
+    assert load_recipe("digits_resnet20", demo.architecture(name)).data.image_size == size
+
+
 @pytest.mark.slow
 def test_whole_demo(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = demo.main(["--set", "epochs=4", "--run-dir", str(tmp_path)])
