@@ -310,7 +310,8 @@ def assemble(body: Callable[[Spec, Any], Any], spec: Spec, inputs: Any, *, inclu
     """The whole network: body, then the spec's head (global average pool, dropout, classifier) or the pooling asked for.
 
     Raises:
-        ValueError: `classes` is not positive, or `pooling` or `classifier_activation` is unknown.
+        ValueError: `classes` is not positive, `pooling` or `classifier_activation` is unknown, or a head that needs several
+            feature maps is left away.
     """
     if pooling not in (None, "avg", "max"):
         raise ValueError(f"pooling must be None, 'avg' or 'max', not {pooling!r}")
@@ -320,6 +321,8 @@ def assemble(body: Callable[[Spec, Any], Any], spec: Spec, inputs: Any, *, inclu
     x = body(spec, inputs)
     if include_top:
         x = spec.head(x, classes, classifier_activation)
+    elif isinstance(x, tuple):
+        raise ValueError("include_top must be True with aux_logits=True: the auxiliary classifier is part of the top")
     elif pooling == "avg":
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif pooling == "max":

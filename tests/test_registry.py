@@ -48,6 +48,8 @@ def test_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     levels = [layer for layer in model.layers if re.fullmatch(r"C\d", layer.name)]
     assert [level.name for level in levels] == [f"C{i}" for i in range(1, 5 if cifar else 6)]
     strides = [expected["size"] / level.output.shape[1] for level in levels]
+    if name.startswith("inception"):  # without padding maps are a little smaller; their sizes are in test_inception.py
+        strides = [2 ** round(math.log2(stride)) for stride in strides]
     if name in STRIDES_END_STAGES:
         assert strides == [2, 8, 16, 32, 32]
     else:

@@ -92,7 +92,9 @@ def _load_safetensors(network: Network, path: Path) -> None:
     if not _has_classifier(network):
         state = {name: array for name, array in state.items() if name not in (kernel, bias)}
     elif bias in state:
-        _require_classes(f"weights {str(path)!r}", math.prod(state[bias].shape), network.output_shape[-1])
+        _require_classes(f"weights {str(path)!r}", math.prod(state[bias].shape), _classes(network))
+    if not isinstance(network.output, dict):  # torchvision publishes the classifier that only training needs, too
+        state = {name: array for name, array in state.items() if not name.startswith("AuxLogits.")}
     try:
         load_pytorch_weights(network, state)
     except ValueError as error:
@@ -105,7 +107,7 @@ def _load_keras_file(network: Network, path: Path) -> None:
     if not _has_classifier(network):
         arrays = {name: shape for name, shape in arrays.items() if not name.startswith("layers/dense/")}
     elif "layers/dense/vars/1" in arrays:
-        _require_classes(f"weights {str(path)!r}", arrays["layers/dense/vars/1"][0], network.output_shape[-1])
+        _require_classes(f"weights {str(path)!r}", arrays["layers/dense/vars/1"][0], _classes(network))
     own = collections.Counter(tuple(v.shape) for v in network.variables if "seed_generator" not in v.path)
     if collections.Counter(arrays.values()) != own:
         raise ValueError(f"weights {str(path)!r} do not fit {network.variant!r}: the file has {len(arrays)} arrays, the network "
@@ -132,6 +134,11 @@ def _keras_file_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
 
 def _has_classifier(network: Network) -> bool:
     return any(layer.name == "predictions" for layer in network.layers)
+
+
+def _classes(network: Network) -> int:
+    output = network.output
+    return (output["logits"] if isinstance(output, dict) else output).shape[-1]
 
 
 def _require_classes(what: str, given: int, wanted: int) -> None:
