@@ -14,9 +14,10 @@ the backward pass, concatenations and their normalised copies need memory quadra
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import keras
+from keras import ops as kops
 
 from keras_resnets.assembly import OrZero, Spec, StemPool, level, stem, stem_pool
 from keras_resnets.layers import AvgPool2D, BatchNorm, Composite, ConvNorm, NormAct
@@ -40,18 +41,24 @@ class _DensePart(Composite):
         self.relu = keras.layers.ReLU(name="relu")
         self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
 
-    def run(self, layers: Sequence[keras.layers.Layer | None], x: Any, training: bool | None) -> Any:
-        """A part: `layers` that are not None, then dropout."""
-        present = [layer for layer in layers if layer is not None]
-        y = recomputed(present, x) if training and self.memory_efficient else chain(present, x)
-        return y if self.dropout is None else self.dropout(y)
+    def run(
+        self, parts: Sequence[Sequence[keras.layers.Layer]], x: Any, maps: Sequence[Any], training: bool | None
+    ) -> Any:
+        """The layers of `parts` one after the other, with dropout after each part."""
+        if self.dropout is None:
+            parts = [[layer for part in parts for layer in part]]
+        for part in parts:
+            x = recomputed(part, x, maps or [x]) if training and self.memory_efficient else chain(part, x)
+            x, maps = x if self.dropout is None else self.dropout(x), []
+        return x
 
 
 @register_layer
 class DenseLayer(_DensePart):
-    """Normalisation → ReLU → 1x1 → normalisation → ReLU → 3x3 of all maps before it; without `width`, no 1x1.
+    """Normalisation → ReLU → 1x1 → normalisation → ReLU → 3x3, appended to its input; without `width`, no 1x1.
 
-    Called with a list of maps `(batch, height, width, channels)`, which are concatenated; returns the new maps only,
+    Called with `(batch, height, width, channels)`, or with a list of that map and the maps it is the concatenation of, which is
+    what `memory_efficient` keeps. Returns `(batch, height, width, channels + filters)` and what is new in it,
     `(batch, height, width, filters)`.
 
     Args:
@@ -65,7 +72,6 @@ class DenseLayer(_DensePart):
     def __init__(self, filters: int, width: int | None = None, *, norm: dict[str, Any], dropout: float = 0.0,
                  memory_efficient: bool = False, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(dropout, memory_efficient, **kwargs)
-        self.concatenation = keras.layers.Concatenate(name="concatenation")
         self.norm1 = BatchNorm(**_unfolded(norm), name="norm1")
         self.bottleneck = None if width is None else ConvNorm(width, 1, norm=norm, name="conv1")
         self.conv = bare_conv(filters, 3, name="conv1" if width is None else "conv2")
@@ -73,18 +79,27 @@ class DenseLayer(_DensePart):
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return [[self.norm1, *([] if self.bottleneck is None else [self.bottleneck]), self.conv]]
 
-    def build(self, input_shape: Sequence[Shape]) -> None:
-        super().build((*input_shape[0][:-1], sum(shape[-1] for shape in input_shape)))
+    def build(self, input_shape: Any) -> None:
+        super().build(_first(input_shape))
 
-    def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
-        return (*input_shape[0][:-1], self.conv.filters)
+    def compute_output_shape(self, input_shape: Any) -> tuple[Shape, Shape]:
+        *size, channels = _first(input_shape)
+        return (*size, channels + self.conv.filters), (*size, self.conv.filters)
 
-    def call(self, maps: Sequence[Any], training: bool | None = None) -> Any:
-        first: list[keras.layers.Layer | None] = [self.concatenation, self.norm1, self.relu]
-        if self.bottleneck is None:
-            return self.run([*first, self.conv], maps, training)
-        x = self.run([*first, self.bottleneck.conv], maps, training)
-        return self.run([self.bottleneck.norm, self.relu, self.conv], x, training)
+    def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
+        x, *maps = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        parts: list[list[keras.layers.Layer]] = [[self.norm1, self.relu]]
+        if self.bottleneck is not None:
+            parts[0].append(self.bottleneck.conv)
+            parts.append([self.relu] if self.bottleneck.norm is None else [self.bottleneck.norm, self.relu])
+        parts[-1].append(self.conv)
+        new = self.run(parts, x, maps, training)
+        return kops.concatenate([x, new], axis=-1), new
+
+
+def _first(shape: Any) -> Shape:
+    """The first of several shapes, or the only one."""
+    return tuple(shape[0] if isinstance(shape[0], (list, tuple)) else shape)
 
 
 def _unfolded(norm: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +111,8 @@ def _unfolded(norm: dict[str, Any]) -> dict[str, Any]:
 class DenseTransition(_DensePart):
     """Normalisation → ReLU → 1x1 → 2x2 average pool.
 
-    Input `(batch, height, width, channels)`, output `(batch, ⌊height/2⌋, ⌊width/2⌋, filters)`.
+    Input `(batch, height, width, channels)`, alone or in a list as in `DenseLayer`; output
+    `(batch, ⌊height/2⌋, ⌊width/2⌋, filters)`.
 
     Args:
         filters: output channels.
@@ -115,10 +131,17 @@ class DenseTransition(_DensePart):
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return [[self.norm, self.conv, self.pool]]
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
+    def build(self, input_shape: Any) -> None:
+        super().build(_first(input_shape))
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        return super().compute_output_shape(_first(input_shape))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        x, *maps = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         if self.dropout is None:  # average and 1x1 convolution commute: a quarter of the work
-            return self.run([self.norm, self.relu, self.pool, self.conv], x, training)
-        return self.pool(self.run([self.norm, self.relu, self.conv], x, training))
+            return self.run([[self.norm, self.relu, self.pool, self.conv]], x, maps, training)
+        return self.pool(self.run([[self.norm, self.relu, self.conv]], x, maps, training))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,11 +197,13 @@ def dense_blocks(spec: DenseSpec, x: Any) -> Any:
     for stage, depth in enumerate(spec.depths, start=1):
         maps = [x]
         for index in range(1, depth + 1):
-            maps.append(DenseLayer(spec.growth_rate, width, **shared, name=f"stage{stage}_block{index}")(maps))
-        x = keras.layers.Concatenate(name=f"stage{stage}")(maps)
+            layer = DenseLayer(spec.growth_rate, width, **shared, name=f"stage{stage}_block{index}")
+            x, new = layer([x, *maps] if spec.memory_efficient else x)
+            maps.append(new)
         if stage < len(spec.depths):
             x = level(x, f"C{stage + 1}")
-            x = DenseTransition(spec.compressed(x.shape[-1]), **shared, name=f"stage{stage}_transition")(x)
+            transition = DenseTransition(spec.compressed(x.shape[-1]), **shared, name=f"stage{stage}_transition")
+            x = transition([x, *maps] if spec.memory_efficient else x)
     return level(NormAct(spec.norm, name="norm")(x), f"C{len(spec.depths) + 1}")
 
 
@@ -219,21 +244,21 @@ PYTORCH_NAMES: list[Rename] = [
 DENSENET = "Huang et al., 2017, arXiv 1608.06993"
 
 
-def _row(name: str, builder: str, growth_rate: int, *depths: int, **fields: Any) -> Variant:
+def _row(name: str, builder: str, growth_rate: int, depths: tuple[int, int, int, int], **fields: Any) -> Variant:
     spec = DenseNetSpec(growth_rate=growth_rate, depths=depths, **fields)
     return Variant(name, builder, "DenseNet", DENSENET, densenet, spec, PYTORCH_NAMES)
 
 
 VARIANTS = [
-    _row("densenet121", "DenseNet121", 32, 6, 12, 24, 16),
-    _row("densenet169", "DenseNet169", 32, 6, 12, 32, 32),
-    _row("densenet201", "DenseNet201", 32, 6, 12, 48, 32),
-    _row("densenet264", "DenseNet264", 32, 6, 12, 64, 48),
-    _row("densenet161", "DenseNet161", 48, 6, 12, 36, 24),
-    _row("densenet232_k48", "DenseNet232_k48", 48, 6, 12, 48, 48),
-    _row("densenet264_k48", "DenseNet264_k48", 48, 6, 12, 64, 48),
-    _row("densenet264d", "DenseNet264D", 48, 6, 12, 64, 48, deep_stem=True),
-    _row("densenetblur121d", "DenseNetBlur121D", 32, 6, 12, 24, 16, deep_stem=True, stem_pool="max_blur"),
+    _row("densenet121", "DenseNet121", 32, (6, 12, 24, 16)),
+    _row("densenet169", "DenseNet169", 32, (6, 12, 32, 32)),
+    _row("densenet201", "DenseNet201", 32, (6, 12, 48, 32)),
+    _row("densenet264", "DenseNet264", 32, (6, 12, 64, 48)),
+    _row("densenet161", "DenseNet161", 48, (6, 12, 36, 24)),
+    _row("densenet232_k48", "DenseNet232_k48", 48, (6, 12, 48, 48)),
+    _row("densenet264_k48", "DenseNet264_k48", 48, (6, 12, 64, 48)),
+    _row("densenet264d", "DenseNet264D", 48, (6, 12, 64, 48), deep_stem=True),
+    _row("densenetblur121d", "DenseNetBlur121D", 32, (6, 12, 24, 16), deep_stem=True, stem_pool="max_blur"),
 ]
 
 BUILDERS = register(VARIANTS)
