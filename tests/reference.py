@@ -151,6 +151,15 @@ class Golden:
         return model
 
 
+def with_rule_weights(name: str, **options: Any) -> kr.assembly.Network:
+    """A network in logits form with the rule's weights: every variable matters."""
+    model = kr.create_model(name, classifier_activation=None, **options)
+    parameters = kr.pytorch_parameters(model).items()
+    shapes = {key: to_torch(np.broadcast_to(np.float32(0), v.shape)).shape for key, (v, to_torch) in parameters}
+    kr.load_pytorch_weights(model, {key: weight(key, shape) for key, shape in shapes.items()})
+    return model
+
+
 def load(entry: str) -> Golden:
     with np.load(FOLDER / f"{entry}.npz") as arrays:
         return Golden(ENTRIES[entry], dict(arrays))

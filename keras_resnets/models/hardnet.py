@@ -48,6 +48,11 @@ def depthwise(channels: int, strides: int, norm: dict[str, Any], name: str) -> C
     return ConvNorm(channels, 3, strides, groups=channels, norm=norm, name=name)
 
 
+def _require_multiplier(multiplier: float) -> None:
+    if multiplier < 1:
+        raise ValueError(f"multiplier must be at least 1, not {multiplier}")
+
+
 @register_layer
 class HarmonicBlock(Composite):
     """3x3 convolutions of harmonic widths, harmonically linked (arXiv 1909.00948, section 3).
@@ -59,25 +64,24 @@ class HarmonicBlock(Composite):
         multiplier: factor of a layer's channels for each link more.
         layers: number of layers.
         separable: each layer is a 1x1 convolution and a depthwise 3x3 without activation.
-        activation: after the normalisations.
-        norm: keyword arguments of `BatchNorm`.
+        norm: keyword arguments of `BatchNorm`; ReLU6 follows it unless said otherwise.
 
     Raises:
         ValueError: `growth` or `layers` is not positive, or `multiplier` is below 1.
     """
 
     def __init__(self, growth: int, multiplier: float, layers: int, *, norm: dict[str, Any], separable: bool = False,
-                 activation: str = "relu6", **kwargs: Any) -> None:  # fmt: skip
+                 **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        if multiplier < 1:
-            raise ValueError(f"multiplier must be at least 1, not {multiplier}")
-        if min(growth, layers) < 1:
-            raise ValueError(f"growth and layers must be at least 1, not {growth} and {layers}")
+        for argument, given in (("growth", growth), ("layers", layers)):
+            if given < 1:
+                raise ValueError(f"{argument} must be a whole number above 0, not {given}")
+        _require_multiplier(multiplier)
         self.widths = harmonic_widths(growth, multiplier, layers)
         self.convs: list[list[keras.layers.Layer]] = []
         for i, width in enumerate(self.widths):
             size, name = (1, f"layer{i}_pointwise") if separable else (3, f"layer{i}")
-            units = [ConvNorm(width, size, activation=activation, norm=norm, name=name)]
+            units = [ConvNorm(width, size, activation="relu6", norm=norm, name=name)]
             if separable:
                 units.append(depthwise(width, 1, norm, f"layer{i}_depthwise"))
             self.convs.append(units)
@@ -166,14 +170,11 @@ class HarDNetSpec(Spec):
                 raise ValueError(f"{option} must be {type(getattr(self, option))()!r}: there are no residual branches")
         if not 0 <= self.block_dropout_rate < 1:
             raise ValueError(f"block_dropout_rate must be at least 0 and below 1, not {self.block_dropout_rate!r}")
-        if self.multiplier < 1:
-            raise ValueError(f"multiplier must be at least 1, not {self.multiplier!r}")
+        _require_multiplier(self.multiplier)
         for option in ("growth", "layers", "transitions"):
             if len(getattr(self, option)) != sum(self.depths):
-                raise ValueError(
-                    f"{option} must hold a number for each of the {sum(self.depths)} blocks that depths={self.depths} "
-                    f"are, not {getattr(self, option)!r}"
-                )
+                raise ValueError(f"{option} must hold a number for each of the {sum(self.depths)} blocks of depths={self.depths}, "
+                                 f"not {getattr(self, option)!r}")  # fmt: skip
 
 
 def hardnet(spec: HarDNetSpec, inputs: Any) -> Any:
@@ -188,15 +189,8 @@ def hardnet(spec: HarDNetSpec, inputs: Any) -> Any:
         else:
             x = MaxPool2D(2, name=f"stage{stage}_down")(x)
         for block, (growth, layers, filters) in enumerate(itertools.islice(blocks, depth), start=1):
-            harmonic = HarmonicBlock(
-                growth,
-                spec.multiplier,
-                layers,
-                norm=spec.norm,
-                separable=spec.separable,
-                name=f"stage{stage}_block{block}",
-            )
-            x = harmonic(x)
+            x = HarmonicBlock(growth, spec.multiplier, layers, norm=spec.norm, separable=spec.separable,
+                              name=f"stage{stage}_block{block}")(x)  # fmt: skip
             if spec.block_dropout_rate and (stage, block) == (4, depth):
                 x = keras.layers.Dropout(spec.block_dropout_rate, name="block_dropout")(x)
             x = ConvNorm(filters, 1, activation="relu6", norm=spec.norm, name=f"stage{stage}_transition{block}")(x)
