@@ -233,6 +233,10 @@ _FEATURE_LAYERS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (r"features\.conv1_1", lambda m: "C1"),
     (r"Conv2d_(\d).+", lambda m: "C1" if m[1] == "2" else "C2"),
     (r"Mixed_(\d).", lambda m: f"C{int(m[1]) - 2}"),
+    (r"features\.norm0", lambda m: "C1"),
+    (r"features\.norm5", lambda m: "C5"),
+    (r"features\.denseblock(\d)|dense([12])", lambda m: f"C{int(m[1] or m[2]) + 1}"),
+    (r"trans(\d)", lambda m: f"stage{m[1]}_transition"),
     (r"features\.conv(\d)_(\d+)", lambda m: f"stage{int(m[1]) - 1}_block{m[2]}"),
 ]
 
@@ -242,6 +246,8 @@ def _feature_tensor(model: keras.Model, name: str) -> Any:
     name = name.removeprefix("backbone.")
     if name in ("norm", "relu"):
         return model.get_layer("avg_pool").input
+    if name == "dense3":
+        return model.get_layer("norm").input
     if name in ("bn1", "bn_1"):  # CIFAR stems are tapped before their ReLU
         stem = model.get_layer("stem")
         return stem.norm(stem.conv(model.input))
