@@ -286,3 +286,17 @@ def test_onnx(network: keras.Model, tmp_path: pathlib.Path) -> None:
     assert len(groups) == CONVOLUTIONS + DEPTHWISE and sum(group > 1 for group in groups) == DEPTHWISE
     outputs, _ = run_artifact(tmp_path / "net.onnx", x, batch_size=4)
     assert reference.distance(outputs, convert_to_numpy(network(x, training=False))) < 1e-5
+
+
+def test_pytorch_hardnet_is_the_same_network() -> None:
+    """What the benchmarks compare with, against the authors' code."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch, to compare with")
+    from benchmarks.torch_hardnet import create_model
+
+    golden, model = reference.load("hardnet68"), create_model("hardnet68").eval()
+    parameters = [key for key in model.state_dict() if not key.endswith("num_batches_tracked")]
+    state = dict(zip(parameters, golden.state().values(), strict=True))
+    model.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=False)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(golden.input("float32")).permute(0, 3, 1, 2))
+    assert reference.distance(logits, golden.arrays["eval_logits_f64"]) < 2e-5
