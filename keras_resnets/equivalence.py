@@ -167,7 +167,7 @@ def _first_half(layer: DenseLayer) -> tuple[Any, ...]:
 
 
 def carry_merge_and_run(source: MergeAndRun, target: AveragedIdentityBlock) -> None:
-    """Carries the weights of a merge-and-run block to the residual block that it is (arXiv 1611.07718, section 4.2).
+    """Carries the weights of a merge-and-run block to the residual block that it is (arXiv 1611.07718).
 
     With streams a and b, `target([a, b])`, the channels one after the other, is `source(a, b)`: the streams' convolutions are
     the two groups of one.
@@ -268,6 +268,44 @@ def _our_path(layer: str, variable: str, pre_activated: bool) -> str:
     bare = pre_activated and place in "03"
     part = "" if bare else ("conv/" if kind == "conv" else "norm/")
     return f"stage{stage}_block{unit}/{name}/{part}{variable}"
+
+
+def carry_keras_inception(source: keras.Model, target: Network) -> None:
+    """Carries weights from `keras.applications` InceptionV3 or InceptionResNetV2 to the network of that name of this package.
+
+    Build the target with `count_include_pad=False`. The source's normalisations have no scale: the target's become 1. Its
+    convolutions carry numbers, in the order of the branches.
+
+    Raises:
+        ValueError: the networks differ.
+    """
+    takers = {variable.path: variable for variable in _stateful(target)}
+    units = [
+        path.removesuffix("/beta")
+        for path in takers
+        if path.endswith("/norm/beta") and not path.startswith("stage4_conv")
+    ]
+    layers = {"conv_7b": "stage4_conv/conv", "conv_7b_bn": "stage4_conv/norm", "predictions": "predictions"}
+    for kind, ours in (("conv2d", "conv"), ("batch_normalization", "norm")):
+        numbered = zip(_numbered(source, kind), units, strict=False)
+        layers |= {layer: unit.removesuffix("norm") + ours for layer, unit in numbered}
+    for layer in source.layers:
+        if match := re.fullmatch(r"block(35|17|8)_(\d+)_conv", layer.name):
+            stage = {"35": 2, "17": 3, "8": 4}[match[1]]
+            layers[layer.name] = f"stage{stage}_block{int(match[2]) + 1}/conv"
+    given = [(layer, variable) for layer in source.layers for variable in layer.variables]
+    state = {f"{layers.get(layer.name, layer.name)}/{variable.name}": variable for layer, variable in given}
+    state |= {path: np.ones(variable.shape) for path, variable in takers.items() if path.endswith("/gamma")}
+    signatures = [f"{path} {tuple(value.shape)}" for path, value in state.items()]
+    _require_equal(signatures, _signatures(target), source, target)
+    for path, value in state.items():
+        takers[path].assign(value)
+
+
+def _numbered(model: keras.Model, kind: str) -> list[str]:
+    """The names `kind`, `kind`_1, `kind`_2 … that Keras gave to layers as they were made."""
+    matches = [re.fullmatch(rf"{kind}(?:_(\d+))?", layer.name) for layer in model.layers]
+    return [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1] or 0))]
 
 
 def _stateful(model: keras.Model) -> list[keras.Variable]:

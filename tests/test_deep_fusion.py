@@ -305,6 +305,12 @@ def test_drop_path_drops_branches() -> None:
     assert (dropped[0] != dropped[1]).any()
 
 
+def test_a_branch_alone_is_never_dropped() -> None:
+    model = kr.create_model("dfn_mr26", drop_path_rate=0.5, **SMALL["dfn_mr26"])
+    rates = [layer.drop_path.rate for layer in model.layers if isinstance(layer, MergeAndRun)]
+    assert rates == pytest.approx([0, 0, 0.25, 0, 0])  # only the third of five blocks merges
+
+
 def test_zero_gamma_starts_networks_without_branches() -> None:
     """Where there is no shortcut a branch must not start at zero: nothing would ever come through."""
     model = kr.create_model("dfn_mr26", zero_gamma=True, **SMALL["dfn_mr26"])

@@ -1,4 +1,4 @@
-"""Two branches side by side: merge-and-run and inception-like blocks (Zhao et al., 2016, arXiv 1611.07718, section 4).
+"""Two branches side by side: merge-and-run and inception-like blocks (Zhao et al., 2016, arXiv 1611.07718).
 
 Both have the convolutions of two residual blocks in the depth of one. An inception-like block adds its branches to one map;
 merge-and-run has a stream for each branch, which the mean of both streams connects.
@@ -40,7 +40,8 @@ class _TwoBranches(Composite):
                  drop_path: float, lines: Sequence[str], **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.filters, self.strides, self.norm, self.line_names = filters, strides, norm, lines
-        self.drop_path = StochasticDepth(drop_path, name="drop_path")
+        # A branch with nothing beside it is all there is, and never dropped.
+        self.drop_path = StochasticDepth(drop_path if lines else 0.0, name="drop_path")
         self.first, self.second = (
             _branch(name, filters, width, strides, norm, zero_gamma) for name in ("first", "second")
         )
@@ -71,7 +72,7 @@ class InceptionLikeBlock(_TwoBranches):
         norm: keyword arguments of `BatchNorm`.
         identity: without it the sum is that of the branches alone.
         zero_gamma: start both branches at zero.
-        drop_path: rate of stochastic depth, of each branch.
+        drop_path: rate of stochastic depth, of each branch; none without `identity`.
     """
 
     def __init__(self, filters: int, strides: int = 1, *, norm: dict[str, Any], identity: bool = True,
@@ -99,7 +100,7 @@ class MergeAndRun(_TwoBranches):
         merge: without it the streams only run.
         join: add both branches to the mean instead, `ReLU(m + first(a) + second(b))`: the end of two streams.
         zero_gamma: start both branches at zero.
-        drop_path: rate of stochastic depth, of each branch.
+        drop_path: rate of stochastic depth, of each branch; none without `merge`.
 
     Raises:
         ValueError: the input is not two streams of one shape.
