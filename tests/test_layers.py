@@ -19,6 +19,8 @@ SPLIT = {"split_input": True, "groups": 4}
 DYNAMIC = {"group_channels": 8, "reduction_gsi": 2, "kernel_norm": "filter_norm", "gsi_identity": True}
 CARDINALITY_MAJOR = {"radix": 4, "cardinality": 2, "layout": "cardinality_major", "drop_block": {"rate": 0.1}}
 
+BRANCHES = {"b": [(4, (1, 7)), {"a": [(2, 1)], "b": [(2, 3)]}], "a": ["avg", (8, 3, 1, "same")]}
+
 
 def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=shape).astype("float32")
@@ -44,6 +46,7 @@ EVERY_LAYER = [
     (lambda: layers.DualComplementaryDynamicConvolution(3, 5, 2, norm=NORM, **DYNAMIC, name="x"), (2, 5, 6, 16)),
     (lambda: layers.Involution(5, 2, norm=NORM, group_channels=4, name="x"), (2, 5, 6, 16)),
     (lambda: layers.Involution(3, norm=NORM, groups=2, reduction=2, dilation=2, name="x"), (2, 9, 12, 16)),
+    (lambda: layers.InceptionModule(BRANCHES, norm=NORM, count_include_pad=False, name="x"), (2, 9, 12, 12)),
     (lambda: layers.StochasticDepth(0.2, seed=3, name="x"), (2, 9, 12, 16)),
     (lambda: layers.DropBlock(0.1, 3, 0.5, shared_channels=True, seed=3, name="x"), (2, 9, 12, 16)),
     (lambda: layers.DropBlock(0.1, 3, shared_batch=True, rescale_channels=True, name="x"), (2, 9, 12, 16)),
