@@ -279,6 +279,10 @@ def avg_pool2d(
     count_include_pad: bool = True,
 ) -> Any:
     """Average pooling; padded zeros are counted in the divisor or not, as `count_include_pad` says."""
+    if not count_include_pad and _BACKEND != "torch":  # there, unlike elsewhere, "same" counts the zeros
+        unpadded, mode = _pad_unless_same(x, pool_size, strides, (1, 1), padding)
+        if mode == "same":
+            return ops.average_pool(unpadded, pool_size, strides, "same", "channels_last")
     pooled = ops.average_pool(pad2d(x, padding), pool_size, strides, "valid", "channels_last")
     if padding == NO_PADDING or count_include_pad:
         return pooled
