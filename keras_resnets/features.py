@@ -19,6 +19,7 @@ def feature_extractor(model: keras.Model, levels: Sequence[str] = ("C2", "C3", "
     Returns:
         A model from `(batch, height, width, channels)` to `{level: (batch, height / reduction, width / reduction, features)}`.
         Reductions are 2, 4, 8, 16, 32 for ImageNet networks and 1, 1, 2, 4 for CIFAR networks; `output_stride` limits them.
+        Inception networks do not pad: their maps are a little smaller.
 
     Raises:
         ValueError: `levels` is empty, or holds a level twice, or one that `model` lacks.

@@ -11,6 +11,7 @@
 `aux_logits=True` adds the auxiliary classifier on stage 3, which serves training only (section 4; usual weight of its loss:
 0.4): the output becomes `{"logits": …, "aux_logits": …}` in training and in inference, each `(batch, classes)`, and the
 `classifier_activation` applies to both. Such a network needs images of at least 299 x 299, others of 75 x 75.
+`keras_resnets.features.without_auxiliary` gives the network without it, as it is used and exported after training.
 
 torchvision and timm have the same parameter names. Both count the zeros around the average pools' input, TensorFlow, where
 the weights called `tf_…` come from, does not: `count_include_pad=False`. torchvision trains with dropout 0.5, TF-slim with
@@ -22,6 +23,7 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_resnets.assembly import Spec, classifier, level
 from keras_resnets.layers import AvgPool2D, ConvNorm, InceptionModule, MaxPool2D
@@ -155,16 +157,7 @@ def first_stages(spec: InceptionSpec, x: Any) -> Any:
 
 def inception_v3(spec: InceptionV3Spec, inputs: Any) -> Any:
     """The last feature map; with `aux_logits`, that and the one that the auxiliary classifier reads."""
-    x = inputs
-    if spec.transform_input:
-        if x.shape[-1] != 3:
-            raise ValueError(f"transform_input is for images of 3 channels, not {x.shape[-1]}")
-        rows = zip(*NORMALISATION["imagenet"], *NORMALISATION["half"], strict=True)
-        scale, offset = zip(
-            *((std / half_std, (mean - half) / half_std) for mean, std, half, half_std in rows), strict=True
-        )
-        x = keras.layers.Rescaling(scale, offset, name="transform_input")(x)
-    x = first_stages(spec, x)
+    x = first_stages(spec, _renormalised(inputs) if spec.transform_input else inputs)
     for stage, modules in enumerate(_stages(spec), start=2):
         for block, branches in enumerate(modules, start=1):
             x = spec.module(branches, stage, block)(x)
@@ -172,6 +165,15 @@ def inception_v3(spec: InceptionV3Spec, inputs: Any) -> Any:
         if stage == 3:
             inner = x
     return (x, inner) if spec.aux_logits else x
+
+
+def _renormalised(x: Any) -> Any:
+    """Images normalised as "imagenet", normalised as "half"."""
+    if x.shape[-1] != 3:
+        raise ValueError(f"transform_input is for images of 3 channels, not {x.shape[-1]}")
+    (mean, std), (half_mean, half_std) = (np.array(NORMALISATION[name]) for name in ("imagenet", "half"))
+    scale, offset = std / half_std, (mean - half_mean) / half_std
+    return keras.layers.Rescaling(scale.tolist(), offset.tolist(), name="transform_input")(x)
 
 
 def _stages(spec: InceptionV3Spec) -> list[list[Branches]]:
