@@ -120,10 +120,10 @@ def test_a_dual_path_block_is_a_residual_and_a_dense_path(split_last: bool) -> N
 def shared_dense_layers(count: int, growth: int = 6, width: int = 16, channels: int = 10) -> list[DenseLayer]:
     """Neighbours in a dense block; all that read a map read it through the same normalisation and 1x1."""
     layers = [DenseLayer(growth, width, norm=NORM, name=f"layer{i}") for i in range(count)]
-    maps = [keras.Input((9, 7, channels))]
+    inputs = x = keras.Input((9, 7, channels))
     for layer in layers:
-        maps.append(layer(maps))
-    randomise(keras.Model(maps[0], maps[-1]))
+        x, _ = layer(x)
+    randomise(keras.Model(inputs, x))
     last = layers[-1]
     for layer in layers[:-1]:
         for variable, shared in zip(layer.norm1.variables, last.norm1.variables, strict=True):
@@ -137,11 +137,10 @@ def test_dense_layers_that_share_their_first_convolution_are_residual_units() ->
     shape, layers = (9, 7, 10), shared_dense_layers(4)
     first, last = layers[0], layers[-1]
     units = [PreActBlock(16, norm=NORM, name=f"unit{i}") for i in range(3)]
-    inputs = keras.Input(shape)
-    maps = [inputs]
+    inputs = x = keras.Input(shape)
     for layer in layers:
-        maps.append(layer(maps))
-    dense = keras.Model(inputs, maps[-1])
+        x, new = layer(x)
+    dense = keras.Model(inputs, new)
     # Where the residual network begins and ends, the first layer's 1x1 and the last one's 3x3.
     into = [NormAct(NORM), Conv2D(16, 1, use_bias=False)]
     out_of = [NormAct(NORM), Conv2D(6, 3, padding=1, use_bias=False)]

@@ -9,7 +9,7 @@ The block has three equivalent forms (figure 3), the option `form`:
 * "b": branches 1x1 → 3x3, concatenated, one 1x1;
 * "c": 1x1, grouped 3x3, 1x1: the fast one, the default, the only one that public weights fit.
 
-`keras_resnets.equivalence.convert_form` carries weights between them. Weights pre-trained on hashtags (WSL) and FixRes weights are
+`keras_resnets.equivalence.carry_form` carries weights between them. Weights pre-trained on hashtags (WSL) and FixRes weights are
 for rows of this table; their networks are not different.
 """
 
