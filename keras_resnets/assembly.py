@@ -67,6 +67,12 @@ class Spec:
                 raise ValueError(f"unknown option {option!r}: {nearest(option, known)}")
         return dataclasses.replace(self, **options)
 
+    def refuse_residual_options(self, reason: str) -> None:
+        """Raises ValueError, with `reason`, if an option is set that only residual branches have."""
+        for option in ("drop_path_rate", "zero_gamma"):
+            if getattr(self, option):
+                raise ValueError(f"{option} must be {type(getattr(self, option))()!r}: {reason}")
+
     @property
     def norm(self) -> dict[str, Any]:
         """Keyword arguments of `BatchNorm`."""

@@ -85,6 +85,7 @@ ARGUMENTS = [
     ({"se_reduction": 0}, "se_reduction must be a whole number above 0, not 0"),
     ({"depths": (2, 2, 2)}, "depths must be 4 whole numbers above 0, not (2, 2, 2)"),
     ({"stem": (64, 0)}, "stem must be some whole numbers above 0, not (64, 0)"),
+    ({"shortcut": "none", "zero_gamma": True}, "zero_gamma must be False: plain networks have no shortcuts"),
     ({"cardinality": 32}, "cardinality has no meaning for the blocks of this network"),
 ]
 

@@ -81,12 +81,6 @@ class FusionSpec(Spec):
         """Arguments of every block with a shortcut."""
         return {"norm": self.norm, "zero_gamma": self.zero_gamma, "drop_path": place.drop_path, "name": place.name}
 
-    def require_unused(self, networks: str, *options: str) -> None:
-        """Raises ValueError if one of `options`, which only blocks with a shortcut have, is set."""
-        for option in options:
-            if getattr(self, option):
-                raise ValueError(f"{option} must be {type(getattr(self, option))()!r}: {networks} have no shortcuts")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FusionCifarSpec(FusionSpec):
@@ -106,7 +100,7 @@ class PlainSpec(FusionCifarSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_unused("plain networks", "drop_path_rate", "zero_gamma")
+        self.refuse_residual_options("plain networks have no shortcuts")
 
     def block(self, stage: int, place: BlockPlace) -> keras.layers.Layer:
         width = self.widths[stage]
@@ -133,7 +127,7 @@ class InceptionLikeSpec(FusionCifarSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.identity:
-            self.require_unused("blocks with identity=False", "drop_path_rate", "zero_gamma")
+            self.refuse_residual_options("blocks with identity=False have no shortcuts")
 
     def block(self, stage: int, place: BlockPlace) -> keras.layers.Layer:
         return InceptionLikeBlock(self.widths[stage], place.strides, identity=self.identity, **self.shared(place))

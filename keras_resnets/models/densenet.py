@@ -167,11 +167,7 @@ class DenseSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("drop_path_rate", "zero_gamma"):
-            if getattr(self, option):
-                raise ValueError(
-                    f"{option} must be {type(getattr(self, option))()!r}: a DenseNet has no residual branches"
-                )
+        self.refuse_residual_options("a DenseNet has no residual branches")
         if not 0 < self.compression <= 1:
             raise ValueError(f"compression must be above 0 and at most 1, not {self.compression!r}")
         if not 0 <= self.conv_dropout_rate < 1:

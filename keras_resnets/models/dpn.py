@@ -143,11 +143,7 @@ class DPNSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("drop_path_rate", "zero_gamma"):
-            if getattr(self, option):
-                raise ValueError(
-                    f"{option} must be {type(getattr(self, option))()!r}: dual path networks are without it"
-                )
+        self.refuse_residual_options("dual path networks are without it")
         if self.dropout_rate and self.test_time_pool:
             raise ValueError(f"dropout_rate must be 0.0 with test_time_pool, not {self.dropout_rate!r}")
         if self.width % self.cardinality:

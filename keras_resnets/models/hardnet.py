@@ -165,9 +165,7 @@ class HarDNetSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("drop_path_rate", "zero_gamma"):
-            if getattr(self, option):
-                raise ValueError(f"{option} must be {type(getattr(self, option))()!r}: there are no residual branches")
+        self.refuse_residual_options("there are no residual branches")
         if not 0 <= self.block_dropout_rate < 1:
             raise ValueError(f"block_dropout_rate must be at least 0 and below 1, not {self.block_dropout_rate!r}")
         _require_multiplier(self.multiplier)

@@ -166,9 +166,7 @@ class AblationSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("drop_path_rate", "zero_gamma"):
-            if getattr(self, option):
-                raise ValueError(f"{option} must be {type(getattr(self, option))()!r}: these ablations are without it")
+        self.refuse_residual_options("these ablations are without it")
 
 
 def identity_mappings(spec: AblationSpec, inputs: Any) -> Any:

@@ -89,12 +89,6 @@ class InceptionSpec(Spec):
     bn_epsilon: float = 1e-3
     count_include_pad: bool = True
 
-    def refuse_residual_options(self) -> None:
-        """Raises ValueError for the options of residual branches, where there are none."""
-        for option in ("drop_path_rate", "zero_gamma"):
-            if getattr(self, option):
-                raise ValueError(f"{option} has no meaning in this network: it has no residual branches")
-
     @property
     def smallest_input(self) -> int:
         """Unpadded convolutions leave one pixel of it."""
@@ -124,7 +118,7 @@ class InceptionV3Spec(InceptionSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_residual_options()
+        self.refuse_residual_options("there are no residual branches")
 
     @property
     def smallest_input(self) -> int:

@@ -74,7 +74,7 @@ class InceptionV4Spec(InceptionSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_residual_options()
+        self.refuse_residual_options("there are no residual branches")
 
 
 def inception_v4(spec: InceptionV4Spec, inputs: Any) -> Any:

@@ -154,6 +154,8 @@ class ResNetSpec(Spec):
         for field in dataclasses.fields(self):
             if field.name in self.unused_options() and getattr(self, field.name) != field.default:
                 raise ValueError(f"{field.name} has no meaning for the blocks of this network")
+        if self.shortcut == "none":
+            self.refuse_residual_options("plain networks have no shortcuts")
 
     def unused_options(self) -> tuple[str, ...]:
         """Fields that the blocks do not read: given to a builder, they are refused rather than ignored."""

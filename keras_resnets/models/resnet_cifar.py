@@ -29,6 +29,11 @@ class CifarResNetSpec(Spec):
     widths: tuple[int, int, int] = (16, 32, 64)
     shortcut: ShortcutKind = "A"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shortcut == "none":
+            self.refuse_residual_options("plain networks have no shortcuts")
+
 
 def resnet_cifar_block(spec: CifarResNetSpec, stage: int, place: BlockPlace) -> ResidualBlock:
     """The block at `place` of stage 0 to 2."""
