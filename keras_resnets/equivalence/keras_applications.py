@@ -105,8 +105,8 @@ def carry_keras_inception(source: keras.Model, target: Network) -> None:
     given = [(layer, variable) for layer in source.layers for variable in layer.variables]
     state = {f"{layers.get(layer.name, layer.name)}/{variable.name}": variable for layer, variable in given}
     state |= {path: np.ones(variable.shape) for path, variable in takers.items() if path.endswith("/gamma")}
-    given = [f"{path} {tuple(value.shape)}" for path, value in state.items()]
-    require_equal(given, signatures(target), source, target)
+    described = [f"{path} {tuple(value.shape)}" for path, value in state.items()]
+    require_equal(described, signatures(target), source, target)
     for path, value in state.items():
         takers[path].assign(value)
 
