@@ -28,7 +28,7 @@ def recomputed(layers: Sequence[keras.layers.Layer], x: Any, parts: Sequence[Any
         The last layer's output.
     """
     trainable, state = ([v for layer in layers for v in getattr(layer, kind)] for kind in _KINDS)
-    weights, state_values = ([kops.convert_to_tensor(variable) for variable in group] for group in (trainable, state))
+    weights, state_values = ([_value(variable) for variable in variables] for variables in (trainable, state))
     updated: list[keras.Variable] = []
 
     def forward(x: Any, weights: Sequence[Any]) -> list[Any]:
@@ -52,6 +52,11 @@ def recomputed(layers: Sequence[keras.layers.Layer], x: Any, parts: Sequence[Any
 
 
 _KINDS = ("trainable_variables", "non_trainable_variables")
+
+
+def _value(variable: keras.Variable) -> Any:
+    """The tensor that `variable` holds now; on TensorFlow `variable.value` is read only when it is used."""
+    return tf.convert_to_tensor(variable.value) if _BACKEND == "tensorflow" else variable.value
 
 
 def _concatenated(parts: Sequence[Any]) -> Any:
