@@ -62,27 +62,33 @@ def peak(form: str, shape: tuple[int, ...]) -> int:
     step(tiny, tiny)
     x, upstream = (tf.random.stateless_normal(shape, (1, seed)) for seed in (2, 3))
     step.get_concrete_function(x, upstream)
-    before = status("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = reset_peak()
     step(x, upstream)
     return status("VmHWM") - before
 
 
-def peak_of_fresh_process(form: str, shape: tuple[int, ...], threads: int) -> float:
-    """`peak` in MiB, of a process of its own.
+def in_fresh_process(module: str, call: str, threads: int) -> Any:
+    """What a call of a function of `benchmarks.MODULE` returns, as JSON can say it, in a process of its own.
 
     Raises:
         RuntimeError: the process failed; the message ends with what it printed.
     """
     pools = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     finished = subprocess.run(
-        [sys.executable, "-c", f"from benchmarks import memory; print(memory.peak({form!r}, {shape}))"],
+        [sys.executable, "-c", f"import json; from benchmarks import {module}; print(json.dumps({module}.{call}))"],
         cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **{pool: str(threads) for pool in pools}},
     )  # fmt: skip
     if finished.returncode:
-        raise RuntimeError(f"the process of {form} failed:\n{finished.stderr[-2000:]}")
-    return int(finished.stdout.split()[-1]) / MIB
+        raise RuntimeError(f"the process of {call} failed:\n{finished.stderr[-2000:]}")
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def reset_peak() -> int:
+    """Resets the high-water mark of this process's memory; returns its size now, in bytes."""
+    now = status("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return now
 
 
 def label(shape: tuple[int, ...]) -> str:
@@ -143,7 +149,7 @@ def main() -> None:
     peaks: dict[tuple[int, ...], dict[str, list[float]]] = {shape: {form: [] for form in FORMS} for shape in SHAPES}
     turns = [(shape, form) for _ in range(rounds) for shape in SHAPES for form in FORMS]
     for shape, form in track(turns, "fresh processes"):
-        peaks[shape][form].append(peak_of_fresh_process(form, shape, plan.threads))
+        peaks[shape][form].append(in_fresh_process("memory", f"peak({form!r}, {shape})", plan.threads) / MIB)
     measured = Measured(peaks, plan)
     print(measured.markdown())
     print("wrote", *write_files("involution_memory", {".md": measured.markdown(), ".json": measured.json()}))
