@@ -42,6 +42,7 @@ bench: $(VENV)/dev.done
 	$(RUN) -m benchmarks.grouped_conv
 	$(RUN) -m benchmarks.train_step
 	$(RUN) -m benchmarks.memory
+	$(RUN) -m benchmarks.memory_densenet
 	$(RUN) -m benchmarks.startup
 
 tables: $(VENV)/dev.done
