@@ -27,7 +27,8 @@ def recomputed(layers: Sequence[keras.layers.Layer], x: Any, parts: Sequence[Any
     Returns:
         The last layer's output.
     """
-    trainable, state = ([v for layer in layers for v in getattr(layer, kind)] for kind in _KINDS)
+    trainable = [variable for layer in layers for variable in layer.trainable_variables]
+    state = [variable for layer in layers for variable in layer.non_trainable_variables]
     weights, state_values = ([_value(variable) for variable in variables] for variables in (trainable, state))
     updated: list[keras.Variable] = []
 
@@ -49,9 +50,6 @@ def recomputed(layers: Sequence[keras.layers.Layer], x: Any, parts: Sequence[Any
     for variable, value in zip(updated, values, strict=True):
         variable.assign(value)
     return y
-
-
-_KINDS = ("trainable_variables", "non_trainable_variables")
 
 
 def _value(variable: keras.Variable) -> Any:

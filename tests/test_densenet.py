@@ -162,11 +162,16 @@ def test_memory_efficient_gradients_and_statistics(key: str) -> None:
     models = both_forms(key, classifier_activation=None)
     x = images(models[0])
     loss_weights = np.random.default_rng(4).normal(size=(4, 10)).astype("float32")
-    plain, efficient = (reference.train_step(model, x, loss_weights) for model in models)
-    assert reference.distance(efficient.logits, plain.logits) < 1e-6
-    assert reference.distance(efficient.input_gradient, plain.input_gradient) < 1e-5
+    steps = []
+    for model in models:
+        keras.utils.set_random_seed(5)  # dropout on PyTorch draws from the global generator
+        steps.append(reference.train_step(model, x, loss_weights))
+    plain, efficient = steps
+    assert reference.distance(efficient.logits, plain.logits) < 1e-5
+    assert reference.distance(efficient.input_gradient, plain.input_gradient) < 1e-4
+    largest = max(np.abs(gradient).max() for gradient in plain.gradients.values())
     for path, gradient in plain.gradients.items():
-        assert reference.distance(efficient.gradients[path], gradient) < 1e-4, path
+        np.testing.assert_allclose(efficient.gradients[path], gradient, rtol=1e-4, atol=1e-5 * largest, err_msg=path)
     for ours, theirs in zip(efficient.after.values(), plain.after.values(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -372,6 +377,14 @@ def test_mixed_precision() -> None:
     model = kr.create_model("densenet121", memory_efficient=True, **SMALL)
     assert model.get_layer("C5").output.dtype == "bfloat16" and model.output.dtype == "float32"
     assert {v.dtype for v in model.variables} == {"float32"}
+
+
+def test_parts_take_over_the_precision() -> None:
+    for layer in (DenseLayer(4, 8, norm=NORM, dropout=0.1, dtype="mixed_bfloat16"),
+                  DenseTransition(4, norm=NORM, dropout=0.1, dtype="mixed_bfloat16")):  # fmt: skip
+        outputs = keras.tree.flatten(layer(np.ones((1, 4, 4, 3), "float32"), training=True))
+        assert {keras.backend.standardize_dtype(y.dtype) for y in outputs} == {"bfloat16"}
+        assert layer.relu.compute_dtype == layer.dropout.compute_dtype == "bfloat16"
 
 
 @on_tensorflow

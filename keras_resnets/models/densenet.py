@@ -5,10 +5,10 @@ bottleneck of `bn_size · growth_rate` channels (-B). Between blocks a transitio
 map. A last normalisation and ReLU precede the pooling. The rows here are -BC networks for ImageNet; those for CIFAR are in
 densenet_cifar.py.
 
-Dense layers are called with the list of the block's maps, so that a concatenation lives no longer than its reader. Kept for
-the backward pass, concatenations and their normalised copies need memory quadratic in the depth of a block; with
-`memory_efficient` they are made again there, as are the inputs of the 3x3 convolutions (Pleiss et al., 2017, arXiv
-1707.06990), for about a tenth to a third more time. Weights, values, gradients and statistics are the same in both forms.
+Kept for the backward pass, the concatenations and their normalised copies need memory quadratic in the depth of a block. With
+`memory_efficient` a layer keeps its new maps only: the concatenation, both normalisations and the 1x1 are computed again in
+the backward pass (Pleiss et al., 2017, arXiv 1707.06990, who keep what the 1x1 makes), for about a quarter more time. Weights,
+values, gradients and moving statistics are the same in both forms.
 """
 
 import dataclasses
@@ -41,15 +41,22 @@ class _DensePart(Composite):
         self.relu = keras.layers.ReLU(name="relu")
         self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
 
-    def run(
-        self, parts: Sequence[Sequence[keras.layers.Layer]], x: Any, maps: Sequence[Any], training: bool | None
-    ) -> Any:
+    def build(self, input_shape: Any) -> None:
+        for layer in (self.relu, self.dropout):
+            if layer is not None:
+                layer.dtype_policy = self.dtype_policy
+        super().build(_first(input_shape))
+
+    def run(self, parts: Sequence[Sequence[keras.layers.Layer]], inputs: Any, training: bool | None) -> Any:
         """The layers of `parts` one after the other, with dropout after each part."""
-        if self.dropout is None:
+        x, *maps = inputs
+        if self.dropout is None:  # parts are there to keep what has been dropped: one will do
             parts = [[layer for part in parts for layer in part]]
         for part in parts:
             x = recomputed(part, x, maps or [x]) if training and self.memory_efficient else chain(part, x)
-            x, maps = x if self.dropout is None else self.dropout(x), []
+            maps = []
+            if self.dropout is not None:
+                x = self.dropout(x)
         return x
 
 
@@ -79,22 +86,19 @@ class DenseLayer(_DensePart):
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return [[self.norm1, *([] if self.bottleneck is None else [self.bottleneck]), self.conv]]
 
-    def build(self, input_shape: Any) -> None:
-        super().build(_first(input_shape))
-
     def compute_output_shape(self, input_shape: Any) -> tuple[Shape, Shape]:
         *size, channels = _first(input_shape)
         return (*size, channels + self.conv.filters), (*size, self.conv.filters)
 
     def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
-        x, *maps = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         parts: list[list[keras.layers.Layer]] = [[self.norm1, self.relu]]
         if self.bottleneck is not None:
             parts[0].append(self.bottleneck.conv)
             parts.append([self.relu] if self.bottleneck.norm is None else [self.bottleneck.norm, self.relu])
         parts[-1].append(self.conv)
-        new = self.run(parts, x, maps, training)
-        return kops.concatenate([x, new], axis=-1), new
+        new = self.run(parts, inputs, training)
+        return kops.concatenate([inputs[0], new], axis=-1), new
 
 
 def _first(shape: Any) -> Shape:
@@ -129,19 +133,16 @@ class DenseTransition(_DensePart):
         self.pool = AvgPool2D(2, name="pool")
 
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
-        return [[self.norm, self.conv, self.pool]]
-
-    def build(self, input_shape: Any) -> None:
-        super().build(_first(input_shape))
+        return [[self.norm, self.conv, self.pool]]  # the paper's order, in which costs are counted
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return super().compute_output_shape(_first(input_shape))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        x, *maps = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         if self.dropout is None:  # average and 1x1 convolution commute: a quarter of the work
-            return self.run([[self.norm, self.relu, self.pool, self.conv]], x, maps, training)
-        return self.pool(self.run([[self.norm, self.relu, self.conv]], x, maps, training))
+            return self.run([[self.norm, self.relu, self.pool, self.conv]], inputs, training)
+        return self.pool(self.run([[self.norm, self.relu, self.conv]], inputs, training))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
