@@ -14,15 +14,8 @@ import pytest
 import reference
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Of these families every layer is another family's.
-NOTHING_OF_THEIR_OWN = ("ResNet-aa", "ResNet-RS", "ResNeXt-CIFAR", "WideResNet")
 # JAX takes half a minute to compile the gradient of 50 layers: those networks are in the long run.
-QUICK = ("resnet18", "resnet20_cifar", "skresnet18")
-LEAST = [
-    entry
-    for entry in reference.LEAST_OF_FAMILY
-    if entry not in QUICK and reference.ENTRIES[entry]["family"] not in NOTHING_OF_THEIR_OWN
-]
+QUICK = ("resnet18", "resnet20_cifar")
 
 
 def _installed(backend: str) -> object:
@@ -62,7 +55,7 @@ def test_small_networks(backend: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", LEAST)
+@pytest.mark.parametrize("entry", [entry for entry in reference.LEAST_OF_FAMILY if entry not in QUICK])
 @other_backends
 def test_network_of_every_other_family(backend: str, entry: str) -> None:
     check_networks(backend, [entry])

@@ -34,7 +34,7 @@ def test_names_shapes_and_counts(entry: str) -> None:
 
 
 def _marked(entry: str) -> Any:
-    """Networks of over 13 million parameters are in the long run, but for one of each family."""
+    """Networks of over 13 million parameters are in the long run, but for one of each family with layers of its own."""
     short = entry in reference.LEAST_OF_FAMILY or reference.ENTRIES[entry]["params"] < 13e6
     return entry if short else pytest.param(entry, marks=pytest.mark.slow)
 

@@ -1,7 +1,7 @@
 """Every reference entry in double precision: where single precision hides small mistakes under rounding.
 
-`make test` runs one entry of every family, `make test-all` the rest too. Odd sizes are left to single precision: a wrong border
-is no rounding error.
+`make test` runs one entry of every family that has layers of its own, `make test-all` the rest too. Odd sizes are left to
+single precision: a wrong border is no rounding error.
 """
 
 import pytest

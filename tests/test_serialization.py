@@ -37,8 +37,9 @@ OPTIONS = {
 
 
 def smallest_of_every_family() -> list[str]:
+    """Of every family that has layers of its own."""
     sizes = {name: kr.model_info(name) for name in kr.list_models()}
-    families = {info.family for info in sizes.values()}
+    families = {info.family for info in sizes.values()} - set(reference.NOTHING_OF_THEIR_OWN)
     return [min(kr.list_models(family=family), key=lambda name: sizes[name].params) for family in sorted(families)]
 
 
