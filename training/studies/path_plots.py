@@ -99,9 +99,7 @@ def _paths_left_out(axes: Axes, rows: Sequence[Row]) -> None:
     colours = [TEST if row is without[-1] else BASE for row in without]
     bars = axes.barh(labels, lost, color=colours)
     axes.bar_label(bars, [f"{points:.1f}" for points in lost], padding=4)
-    axes.set(
-        title=f"One path (its layers) of {whole.network} left out", xlabel="points of accuracy lost; the deepest in red"
-    )
+    axes.set(title="One path (its layers) left out", xlabel="points of accuracy lost; the deepest in red")
     axes.margins(x=0.12)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
