@@ -24,7 +24,7 @@ class WeightsEntry:
 
     Attributes:
         tag: name of the weights among those of their network, such as "a1_in1k".
-        source: "hub:owner/name" on the Hugging Face hub, or "package:file" inside this package.
+        source: "hub:owner/name" on the Hugging Face hub, an "https:" address, or "package:file" inside this package.
         classes: outputs of the classifier.
         input_size: side of the square input in pixels.
         crop: fraction of the resized image's short side that the centre crop keeps.
@@ -32,6 +32,9 @@ class WeightsEntry:
         mean, std: per RGB channel, of pixels scaled to 0..1.
         top1, top5: published accuracy in percent, or None.
         licence: SPDX identifier in lower case, as declared by the publisher.
+        digest: how the file's digest begins where the publisher states one: "sha256:0676ba61", "md5:2cb95161"; else "".
+            (Files of the hub are announced with their SHA-256.)
+        test_input_size, test_crop, test_top1, test_top5: a second, larger setting for evaluation and what it reaches, or None.
     """
 
     tag: str
@@ -45,6 +48,11 @@ class WeightsEntry:
     top1: float | None
     top5: float | None
     licence: str
+    digest: str = ""
+    test_input_size: int | None = None
+    test_crop: float | None = None
+    test_top1: float | None = None
+    test_top5: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +143,20 @@ def _published_weights() -> dict[str, dict[str, WeightsEntry]]:
             interpolation=row["interpolation"],
             mean=mean,
             std=std,
-            top1=float(row["top1"]) if row["top1"] else None,
-            top5=float(row["top5"]) if row["top5"] else None,
+            top1=_figure(row["top1"]),
+            top5=_figure(row["top5"]),
             licence=row["licence"],
+            digest=row["digest"],
+            test_input_size=int(row["test_input_size"]) if row["test_input_size"] else None,
+            test_crop=_figure(row["test_crop"]),
+            test_top1=_figure(row["test_top1"]),
+            test_top5=_figure(row["test_top5"]),
         )
     return table
+
+
+def _figure(text: str) -> float | None:
+    return float(text) if text else None
 
 
 @functools.cache
