@@ -11,6 +11,7 @@ from keras_resnets.fusion import fuse
 from keras_resnets.models import BUILDERS as _BUILDERS
 from keras_resnets.preprocessing import decode_predictions, preprocess_input
 from keras_resnets.registry import ModelInfo, WeightsEntry, create_model, list_models, model_info
+from keras_resnets.transfer import freeze, replace_head
 from keras_resnets.weights import load_pytorch_weights, pytorch_parameters
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "decode_predictions",
     "export",
     "feature_extractor",
+    "freeze",
     "fuse",
     "layers",
     "list_models",
@@ -31,5 +33,6 @@ __all__ = [
     "model_info",
     "preprocess_input",
     "pytorch_parameters",
+    "replace_head",
     *sorted(_BUILDERS),
 ]

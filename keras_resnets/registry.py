@@ -122,6 +122,7 @@ NORMALISATION = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
+    "caffe": ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3),
 }
 
 
@@ -260,7 +261,7 @@ def _create(variant: Variant, include_top: bool, weights: str | None, input_tens
             options: dict[str, Any]) -> Network:  # fmt: skip
     from keras_resnets.weights import load_weights, resolve
 
-    source = resolve(variant, weights, classes if include_top else None)
+    source = resolve(variant, weights)
     spec = variant.spec.replace(options)
     smallest = 4 if variant.input_size == 32 else spec.smallest_input
     inputs = image_input(input_shape, input_tensor, variant.input_size, smallest)

@@ -18,6 +18,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: long checks that `make test` leaves to `make test-all`")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache of weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_RESNETS_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _keras_state() -> Iterator[None]:
     """Whatever a test changes in Keras' configuration is undone after it."""

@@ -1,11 +1,13 @@
 """Weights by tag, by file and from a hub: what loads is what was saved, and nothing else loads."""
 
+import errno
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import hub_server
 import keras
@@ -16,14 +18,19 @@ import safetensors.numpy
 import keras_resnets as kr
 from keras_resnets.assembly import Network
 
+needs_hub = pytest.mark.skipif(
+    importlib.util.find_spec("huggingface_hub") is None, reason="huggingface_hub is not installed"
+)
+
 IMAGES = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
 
 
 def randomised(network: Network, seed: int = 1) -> Network:
-    """`network` with every weight random, the batch normalisation's too, which otherwise start at 0 and 1."""
+    """`network` with its random kernels, and with random values where batch normalisations and biases start at 0 and 1."""
     generator = np.random.default_rng(seed)
     for variable in network.variables:
-        variable.assign(generator.uniform(0.1, 0.9, variable.shape))
+        if len(variable.shape) == 1:
+            variable.assign(generator.uniform(0.5, 1.5, variable.shape))
     return network
 
 
@@ -69,11 +76,6 @@ def test_file_without_classifier(trained: Network, checkpoint: Path) -> None:
     np.testing.assert_allclose(features @ kernel + bias, predict(trained), rtol=1e-4)
 
 
-def test_file_of_another_class_count(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match="have 10 classes, not 7: pass classes=10, or include_top=False"):
-        kr.create_model("resnet20_cifar", weights=checkpoint, classes=7)
-
-
 def test_file_of_a_shallower_network(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match=r"trained.*fit 'resnet32_cifar'"):
         kr.create_model("resnet32_cifar", weights=checkpoint)
@@ -116,12 +118,11 @@ def test_damaged_file(tmp_path: Path, checkpoint: Path) -> None:
     [
         ("resnet50", {"weights": "imagenat"}, "unknown weights 'imagenat' of 'resnet50': did you mean 'imagenet'"),
         ("resnet50", {"weights": "tv2_in1k_"}, "did you mean .*'tv2_in1k'"),
-        ("resnet50", {"weights": "imagenet", "classes": 10}, "have 1000 classes, not 10: pass classes=1000"),
         ("plain18", {"weights": "imagenet"}, "'plain18' has no published weights: weights must be None or the path"),
         ("resnet20_cifar", {"weights": "imagenet"}, "unknown weights 'imagenet'.*'digits'"),
         ("resnet50", {"weights": "absent.safetensors"}, "'absent.safetensors' is not a file"),
-        ("resnet50", {"weights": Path("model.pth")}, "must be a .safetensors or .weights.h5 file"),
-        ("resnet50", {"weights": "model.pth"}, "or the path of a .safetensors or .weights.h5 file"),
+        ("resnet50", {"weights": Path("model.bin")}, "must be a .safetensors, .pth, .pt or .weights.h5 file"),
+        ("resnet50", {"weights": "model.bin"}, "or the path of a .safetensors, .pth, .pt or .weights.h5 file"),
         ("resnet50", {"weights": True}, "must be None, a tag or a path, not True"),
     ],
 )
@@ -130,10 +131,12 @@ def test_bad_weights(name: str, arguments: dict, message: str) -> None:
         kr.create_model(name, **arguments)
 
 
-def test_builders_default_to_published_weights() -> None:
-    """Asking for another number of classes without a word about weights must not give random ones."""
-    with pytest.raises(ValueError, match="weights=None to train from scratch"):
-        kr.ResNet50(classes=5)
+def test_builders_default_to_published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are not to be had must not become random ones, whatever the number of classes."""
+    monkeypatch.setenv("KERAS_RESNETS_OFFLINE", "1")
+    for classes in (1000, 5):
+        with pytest.raises(OSError, match="forbids downloads"):
+            kr.ResNet50(classes=classes)
     assert kr.Plain18(input_shape=(32, 32, 3)).weights_tag is None
 
 
@@ -154,69 +157,137 @@ def test_digits_network_is_in_the_package(tmp_path: Path) -> None:
     assert (probabilities.argmax(-1) == digits.target).mean() > 0.98
 
 
-HUB_CLIENT = """
-import json, sys
-import numpy as np
-import keras_resnets as kr
-answers = {}
-for name in sys.argv[1:]:
-    network_name, tag = name.split(":")
-    try:
-        network = kr.create_model(network_name, weights=tag, input_shape=(64, 64, 3), classifier_activation=None)
-    except Exception as error:
-        answers[name] = f"{type(error).__name__}: {error}"
-    else:
-        output = network(np.ones((1, 64, 64, 3), "float32"), training=False)
-        answers[name] = [network.weights_tag, np.asarray(output).tolist()]
-print(json.dumps(answers))
-"""
-
-needs_hub = pytest.mark.skipif(
-    importlib.util.find_spec("huggingface_hub") is None, reason="huggingface_hub is not installed"
-)
+@pytest.fixture(scope="module")
+def small_resnet() -> tuple[Network, np.ndarray]:
+    """A ResNet-18 of random weights, and its logits of `ONES`."""
+    network = randomised(kr.create_model("resnet18", input_shape=(64, 64, 3), classifier_activation=None))
+    return network, logits(network)
 
 
-def ask_hub(home: Path, *names: str, **environment: str) -> tuple[dict, str]:
-    """What `create_model` makes of each network:tag in a process with its own cache, and what it said on stderr."""
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **environment}
-    client = subprocess.run(
-        [sys.executable, "-c", HUB_CLIENT, *names], capture_output=True, text=True, env=environment, check=True
-    )
-    return json.loads(client.stdout), client.stderr
+ONES = np.ones((1, 64, 64, 3), "float32")
 
 
-def hub_path(repository: str) -> str:
-    return f"/timm/{repository}/resolve/main/model.safetensors"
+def logits(network: Network) -> np.ndarray:
+    return keras.ops.convert_to_numpy(network(ONES, training=False))
+
+
+def published(tag: str, **arguments: Any) -> Network:
+    return kr.create_model("resnet18", tag, input_shape=(64, 64, 3), classifier_activation=None, **arguments)
+
+
+def hub_path(tag: str) -> str:
+    return f"/timm/resnet18.{tag}/resolve/main/model.safetensors"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KERAS_RESNETS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "home"
 
 
 @needs_hub
-def test_hub(tmp_path: Path) -> None:
-    reference = randomised(kr.create_model("resnet18", input_shape=(64, 64, 3), classifier_activation=None))
-    logits = keras.ops.convert_to_numpy(reference(np.ones((1, 64, 64, 3), "float32"), training=False))
-    body = safetensors.numpy.save(state_of(reference))
-    good, licensed = hub_path("resnet18.a1_in1k"), hub_path("resnet18.fb_swsl_ig1b_ft_in1k")
-    corrupted = hub_path("resnet18.tv_in1k")
-    files = {good: body, licensed: body, corrupted: body}
-    names = ["resnet18:imagenet", "resnet18:fb_swsl_ig1b_ft_in1k", "resnet18:tv_in1k", "resnet18:gluon_in1k"]
-    with hub_server.serve(files, frozenset({corrupted})) as (address, requests):
-        answers, stderr = ask_hub(tmp_path, *names, names[1], HF_ENDPOINT=address)
-        downloads = [request for request in requests if request.startswith("GET")]
-    assert answers[names[0]][0] == "a1_in1k"
-    np.testing.assert_allclose(answers[names[0]][1], logits, rtol=1e-5)
-    assert downloads.count(f"GET {good}") == 1 and downloads.count(f"GET {licensed}") == 1, "cached files came again"
-    assert stderr.count("licensed cc-by-nc-4.0: not for commercial use") == 1
-    assert downloads.count(f"GET {corrupted}") == 2, "a corrupted file is worth one more try"
-    assert "OSError: 'timm/resnet18.tv_in1k' arrived corrupted twice" in answers[names[2]]
-    assert "OSError: the hub has no model.safetensors in 'timm/resnet18.gluon_in1k'" in answers[names[3]]
+def test_published_weights(small_resnet: tuple[Network, np.ndarray], home: Path, monkeypatch: pytest.MonkeyPatch,
+                           capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """From the hub into the network: converted once, used from then on; anything wrong is no network."""
+    network, expected = small_resnet
+    body = safetensors.numpy.save(state_of(network))
+    other = safetensors.numpy.save(state_of(kr.create_model("resnet34", input_shape=(64, 64, 3))))
+    files = {
+        hub_path("a1_in1k"): body,
+        hub_path("fb_swsl_ig1b_ft_in1k"): body,
+        hub_path("tv_in1k"): hub_server.File(body, corrupted=True),
+        hub_path("a2_in1k"): other,
+        hub_path("a3_in1k"): body[: len(body) // 2],
+    }
+    with hub_server.serve(files) as (address, requests):
+        monkeypatch.setenv("KERAS_RESNETS_MIRROR", address)
+        loaded = published("imagenet")
+        assert loaded.weights_tag == "a1_in1k"
+        np.testing.assert_allclose(logits(loaded), expected, rtol=1e-5)
+        assert not capsys.readouterr().err, "complete weights need no word"
+        for tag, message in {
+            "tv_in1k": "arrived corrupted twice",
+            "a2_in1k": "resnet18.a2_in1k.*: source does not fit 'resnet18'",
+            "a3_in1k": "resnet18.a3_in1k.*is not a whole safetensors file",
+            "gluon_in1k": "the hub has no model.safetensors there",
+        }.items():
+            with pytest.raises((OSError, ValueError), match=message):
+                published(tag)
+        assert {path.name for path in (home / "converted").glob("*.h5")} == {"resnet18.a1_in1k.h5"}
+        for _ in range(2):
+            published("fb_swsl_ig1b_ft_in1k")
+        assert capsys.readouterr().err.count("are licensed cc-by-nc-4.0: not for commercial use") == 1
+        asked = len(requests)
+        (home / "downloads" / "timm--resnet18.a1_in1k.safetensors").unlink()
+        np.testing.assert_allclose(logits(published("a1_in1k")), expected, rtol=1e-5)
+        assert len(requests) == asked, "converted weights need no checkpoint"
+        (home / "converted" / "resnet18.a1_in1k.h5").write_bytes(b"damaged")
+        np.testing.assert_allclose(logits(published("a1_in1k")), expected, rtol=1e-5)
+        assert len(requests) > asked
 
-    # The server is gone: what was cached is used, what was corrupted still is not, nothing is random.
-    answers, _ = ask_hub(tmp_path, names[0], *names[2:], HF_ENDPOINT=address, HF_HUB_OFFLINE="1")
-    np.testing.assert_allclose(answers[names[0]][1], logits, rtol=1e-5)
-    for name in names[2:]:
-        assert answers[name].startswith("OSError: cannot download") and "pass the path of a copy" in answers[name]
+
+def test_folder_of_checkpoints(small_resnet: tuple[Network, np.ndarray], home: Path, tmp_path: Path,
+                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    network, expected = small_resnet
+    safetensors.numpy.save_file(state_of(network), tmp_path / "resnet18.a1_in1k.safetensors")
+    monkeypatch.setenv("KERAS_RESNETS_MIRROR", str(tmp_path))
+    np.testing.assert_allclose(logits(published("imagenet")), expected, rtol=1e-5)
+    with pytest.raises(OSError, match="holds no file for 'hub:timm/resnet18.a2_in1k'"):
+        published("a2_in1k")
 
 
-def test_hub_client_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversion_on_a_full_disk(
+    small_resnet: tuple[Network, np.ndarray], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a converted file is none."""
+    import h5py
+
+    state = state_of(small_resnet[0])
+    checkpoint = home / "checkpoint.safetensors"
+    home.mkdir()
+    safetensors.numpy.save_file(state, checkpoint)
+    monkeypatch.setattr("keras_resnets.weights.hub.fetch", lambda entry: checkpoint)
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.File, "__setitem__", full_after(100, h5py.File.__setitem__))
+        with pytest.raises(OSError, match="cannot write .*No space left on device.* set KERAS_RESNETS_HOME"):
+            published("a1_in1k")
+    assert [path.name for path in (home / "converted").iterdir() if path.suffix != ".lock"] == []
+    published("a1_in1k")
+
+
+def full_after(count: int, write: Any) -> Any:
+    """`write` that finds no space left on the device from the `count`-th call on."""
+    calls = iter(range(count))
+
+    def limited(*arguments: Any) -> None:
+        if next(calls, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments)
+
+    return limited
+
+
+HUB_CLIENT = """
+import numpy as np
+import keras_resnets as kr
+network = kr.create_model("resnet18", weights="imagenet", input_shape=(64, 64, 3), classifier_activation=None)
+print(np.asarray(network(np.ones((1, 64, 64, 3), "float32"), training=False)).ravel().tolist())
+"""
+
+
+@needs_hub
+def test_settings_of_the_hubs_client(small_resnet: tuple[Network, np.ndarray], home: Path) -> None:
+    """Its mirror is used as well; its client reads the setting when it is imported."""
+    network, expected = small_resnet
+    with hub_server.serve({hub_path("a1_in1k"): safetensors.numpy.save(state_of(network))}) as (address, _):
+        environment = {**os.environ, "HF_ENDPOINT": address}
+        command = [sys.executable, "-c", HUB_CLIENT]
+        client = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    np.testing.assert_allclose(json.loads(client.stdout), expected.ravel(), rtol=1e-5)
+
+
+def test_hub_client_missing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # importing it fails
     with pytest.raises(ImportError, match=r"pip install 'keras-resnets\[hub\]'"):
         kr.create_model("resnet18", weights="imagenet")

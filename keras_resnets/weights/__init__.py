@@ -1,20 +1,33 @@
 """Weights: which ones a network has, where they come from and how they are laid out."""
 
 import collections
-import math
+import functools
 import os
+import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_resnets.assembly import Network, nearest
 from keras_resnets.registry import Variant, WeightsEntry, find
-from keras_resnets.weights.pytorch import load_pytorch_weights, pytorch_name, pytorch_parameters, read_safetensors
+from keras_resnets.weights import cache
+from keras_resnets.weights.fit import HEAD, assign, fit, tell
+from keras_resnets.weights.pytorch import (
+    keras_arrays,
+    load_pytorch_weights,
+    pytorch_parameters,
+    read_state,
+    reference_state,
+)
 
-__all__ = ["load_pytorch_weights", "load_weights", "published", "pytorch_parameters", "resolve"]
+__all__ = ["converted", "load_pytorch_weights", "load_weights", "published", "pytorch_parameters", "resolve"]
 
 _DATA = Path(__file__).parents[1] / "data"
-_FILE_TYPES = (".safetensors", ".weights.h5")
+_PYTORCH_TYPES = (".safetensors", ".pth", ".pt")
+_FILE_TYPES = (*_PYTORCH_TYPES, ".weights.h5")
 
 
 def published(variant: Variant, tag: str) -> WeightsEntry:
@@ -29,23 +42,22 @@ def published(variant: Variant, tag: str) -> WeightsEntry:
             entries.setdefault("imagenet", entry)
     if tag in entries:
         return entries[tag]
-    a_file = f"the path of a {' or '.join(_FILE_TYPES)} file"
+    a_file = f"the path of a {', '.join(_FILE_TYPES[:-1])} or {_FILE_TYPES[-1]} file"
     if not entries:
         raise ValueError(f"{variant.name!r} has no published weights: weights must be None or {a_file}, not {tag!r}")
     raise ValueError(f"unknown weights {tag!r} of {variant.name!r}: {nearest(tag, entries)} (or None, or {a_file})")
 
 
-def resolve(variant: Variant, weights: str | os.PathLike | None, classes: int | None) -> WeightsEntry | Path | None:
+def resolve(variant: Variant, weights: str | os.PathLike | None) -> WeightsEntry | Path | None:
     """What a builder's argument `weights` means, before anything is built or downloaded.
 
     Args:
         variant: the network's row.
-        weights: None, a tag of `variant.weights`, "imagenet", or the path of a `.safetensors` file (PyTorch's names) or
-            of a `.weights.h5` file (Keras').
-        classes: outputs of the classifier that the weights are for; None without one.
+        weights: None, a tag of `variant.weights`, "imagenet", or the path of a `.safetensors`, `.pth` or `.pt` file (PyTorch's
+            names) or of a `.weights.h5` file (Keras').
 
     Raises:
-        ValueError: there are no such weights, or they have another number of classes.
+        ValueError: there are no such weights.
     """
     if weights is None:
         return None
@@ -54,68 +66,129 @@ def resolve(variant: Variant, weights: str | os.PathLike | None, classes: int | 
     if isinstance(weights, os.PathLike) or weights.endswith(_FILE_TYPES):
         path = Path(weights)
         if not path.name.endswith(_FILE_TYPES):
-            raise ValueError(f"weights {str(path)!r} must be a {' or '.join(_FILE_TYPES)} file")
+            raise ValueError(f"weights {str(path)!r} must be a {', '.join(_FILE_TYPES[:-1])} or {_FILE_TYPES[-1]} file")
         if not path.is_file():
             raise ValueError(f"weights {str(path)!r} is not a file")
         return path
-    entry = published(variant, weights)
-    if classes is not None:
-        _require_classes(f"weights {weights!r} of {variant.name!r}", entry.classes, classes)
-    return entry
+    return published(variant, weights)
 
 
 def load_weights(network: Network, source: WeightsEntry | Path) -> None:
     """Loads what `resolve` found into `network`, everything but the classifier if it has none.
 
+    A classifier for another number of classes stays new, the first convolution is adapted to another number of image
+    channels (`fit.adapted_kernel`); one line on stderr says so.
+
     Raises:
-        ValueError: the file is damaged or belongs to another network.
+        ValueError: the file is damaged or belongs to another network. `network` is unchanged then.
         ImportError, OSError: a download failed, see `hub.fetch`.
     """
-    path = _locate(source) if isinstance(source, WeightsEntry) else source
-    (_load_keras_file if path.name.endswith(".weights.h5") else _load_safetensors)(network, path)
-    network.weights_tag = source.tag if isinstance(source, WeightsEntry) else None
+    if isinstance(source, WeightsEntry):
+        _tell_licence(source)
+        what = f"weights {source.tag!r} of {network.variant!r}"
+        assign(network, _published_arrays(network, source), what)
+        network.weights_tag = source.tag
+    elif source.name.endswith(".weights.h5"):
+        _load_keras_file(network, source)
+    else:
+        assign(network, _checkpoint_arrays(network, source), f"weights {str(source)!r}")
 
 
-def _locate(entry: WeightsEntry) -> Path:
+@functools.cache
+def _tell_licence(entry: WeightsEntry) -> None:
+    if entry.licence.startswith("cc-by-nc"):
+        print(f"keras_resnets: weights {entry.tag!r} ({entry.source}) are licensed {entry.licence}: not for commercial use",
+              file=sys.stderr)  # fmt: skip
+
+
+def _published_arrays(network: Network, entry: WeightsEntry) -> Mapping[str, Any]:
+    """The arrays of published weights by the paths of our variables."""
     place, _, name = entry.source.partition(":")
     if place == "package":
-        return _DATA / name
+        return _checkpoint_arrays(network, _DATA / name)
+    return _keras_arrays_of(converted(network, entry))
+
+
+def converted(network: Network, entry: WeightsEntry) -> Path:
+    """The file of published weights in the cache: an HDF5 dataset for each variable, under its path, in Keras' layout.
+
+    It is made from the publisher's checkpoint when it is first asked for, see `hub.fetch` for where that comes from.
+
+    Raises:
+        ValueError: the checkpoint is damaged or belongs to another network.
+        ImportError, OSError: it is not to be had, or nothing can be written here.
+    """
+    import h5py
+
     from keras_resnets.weights.hub import fetch
 
-    return fetch(entry)
+    auxiliary = ".aux" if isinstance(network.output, dict) else ""
+    path = cache.home() / "converted" / f"{network.variant}.{entry.tag}{auxiliary}.h5"
+    with cache.locked(path, f"the conversion of weights {entry.tag!r} of {network.variant!r}"):
+        if path.is_file() and _made_from(path) == entry.source:
+            return path
+        checkpoint = fetch(entry)
+        arrays = _checkpoint_arrays(network, checkpoint)
+        fit(network, arrays, f"weights {str(checkpoint)!r}")  # refused before anything is kept
+        with cache.replacing(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["source"] = entry.source
+            for name, array in arrays.items():
+                file[name] = array
+    return path
 
 
-def _load_safetensors(network: Network, path: Path) -> None:
-    state = read_safetensors(path)
-    rules = find(network.variant).pytorch_names
-    kernel, bias = ((pytorch_name(f"predictions/{v}", rules) or "").removesuffix("|1x1") for v in ("kernel", "bias"))
-    if not _has_classifier(network):
-        state = {name: array for name, array in state.items() if name not in (kernel, bias)}
-    elif bias in state:
-        _require_classes(f"weights {str(path)!r}", math.prod(state[bias].shape), _classes(network))
-    if not isinstance(network.output, dict):  # torchvision publishes the classifier that only training needs, too
-        state = {name: array for name, array in state.items() if not name.startswith("AuxLogits.")}
+def _made_from(path: Path) -> str | None:
+    """The source of a converted file; None if it is damaged."""
+    import h5py
+
     try:
-        load_pytorch_weights(network, state)
+        with h5py.File(path) as file:
+            return file.attrs.get("source")
+    except OSError:
+        return None
+
+
+def _keras_arrays_of(path: Path) -> dict[str, Any]:
+    import h5py
+
+    arrays: dict[str, Any] = {}
+    h5py.File(path).visititems(lambda name, node: arrays.update({name: node} if isinstance(node, h5py.Dataset) else {}))
+    return arrays
+
+
+def _checkpoint_arrays(network: Network, path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a publisher's file by the paths of our variables, as views; names that are no variable's stay."""
+    if path.name.endswith(".h5"):
+        from keras_resnets.weights.keras_applications import read_keras_applications
+
+        return read_keras_applications(path, str(network.variant))
+    paths = dict.fromkeys([variable.path for variable in network.variables] + list(HEAD))
+    try:
+        return keras_arrays(reference_state(read_state(path), network), paths, find(network.variant).pytorch_names)
     except ValueError as error:
         raise ValueError(f"weights {str(path)!r}: {error}") from error
 
 
 def _load_keras_file(network: Network, path: Path) -> None:
     """Keras alone would take a file that holds more layers than the network, the weights of a deeper one."""
-    arrays = _keras_file_shapes(path)
-    if not _has_classifier(network):
-        arrays = {name: shape for name, shape in arrays.items() if not name.startswith("layers/dense/")}
-    elif "layers/dense/vars/1" in arrays:
-        _require_classes(f"weights {str(path)!r}", arrays["layers/dense/vars/1"][0], _classes(network))
-    own = collections.Counter(tuple(v.shape) for v in network.variables if "seed_generator" not in v.path)
-    if collections.Counter(arrays.values()) != own:
-        raise ValueError(f"weights {str(path)!r} do not fit {network.variant!r}: the file has {len(arrays)} arrays, the network "
-                         f"{own.total()}, or their shapes differ")  # fmt: skip
-    network.load_weights(path)
+    given = _keras_file_shapes(path)
+    own = [tuple(v.shape) for v in network.variables if "seed_generator" not in v.path]
+    head, wanted = given.get("layers/dense/vars/1"), _classes(network)
+    if head is not None and head != (wanted,):
+        given = {name: shape for name, shape in given.items() if not name.startswith("layers/dense/")}
+        if wanted is not None:
+            own = own[: -len(HEAD)]
+    if collections.Counter(given.values()) != collections.Counter(own):
+        raise ValueError(f"weights {str(path)!r} do not fit {network.variant!r}: the file has {len(given)} arrays, the network "
+                         f"{len(own)}, or their shapes differ")  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' about the classifier, said below
+        network.load_weights(path, skip_mismatch=head is not None)
+    if head is not None and wanted not in (None, head[0]):
+        tell(f"weights {str(path)!r}", len(own), len(own) + len(HEAD), [f"head {head[0]}→{wanted} new"])
 
 
-def _keras_file_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
+def _keras_file_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     import h5py
 
     shapes: dict[str, tuple[int, ...]] = {}
@@ -132,16 +205,9 @@ def _keras_file_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
     return shapes
 
 
-def _has_classifier(network: Network) -> bool:
-    return any(layer.name == "predictions" for layer in network.layers)
-
-
-def _classes(network: Network) -> int:
+def _classes(network: Network) -> int | None:
+    """Outputs of the classifier; None without one."""
+    if not any(layer.name == "predictions" for layer in network.layers):
+        return None
     output = network.output
     return (output["logits"] if isinstance(output, dict) else output).shape[-1]
-
-
-def _require_classes(what: str, given: int, wanted: int) -> None:
-    if given != wanted:
-        raise ValueError(f"{what} have {given} classes, not {wanted}: pass classes={given}, or include_top=False and add a "
-                         "classifier of your own, or weights=None to train from scratch")  # fmt: skip

@@ -4,9 +4,10 @@ A family's rules turn our variable paths into the reference's parameter names; l
 """
 
 import functools
+import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 
 from keras_resnets.assembly import Network
 from keras_resnets.registry import find
+from keras_resnets.weights.origins import canonical_names
 
 # Variables without a value to publish: random seeds, and how far DropBlock's schedule is.
 REGULARISER_STATES = ("seed_generator_state", "drop_block_progress")
@@ -33,8 +35,7 @@ def _to_torch(value: Any, ndim: int) -> np.ndarray:
     return array.reshape(array.shape + (1,) * (ndim - array.ndim))
 
 
-def _from_torch(value: np.ndarray, variable: keras.Variable) -> np.ndarray:
-    rank = len(variable.shape)
+def _from_torch(value: np.ndarray, rank: int) -> np.ndarray:
     return np.transpose(value.reshape(value.shape[:rank]), np.argsort(_AXES[rank]))
 
 
@@ -85,17 +86,16 @@ def load_pytorch_weights(
 
     Args:
         model: a network of this package.
-        source: arrays by name in PyTorch's layouts, or the path of a `.safetensors` file.
-        strict: every variable must be given and every array used (`num_batches_tracked` apart); otherwise only wrong
-            shapes are errors.
+        source: arrays by name in PyTorch's layouts, or the path of a `.safetensors`, `.pth` or `.pt` file.
+        strict: every variable must be given and every array used (`num_batches_tracked` apart, and an auxiliary classifier
+            that `model` was built without); otherwise only wrong shapes are errors.
 
     Raises:
-        ValueError: names are missing or unexpected, or shapes differ, with a list of them; the file is not a safetensors
-            file. `model` is unchanged then.
+        ValueError: names are missing or unexpected, or shapes differ, with a list of them; the file is not a whole one.
+            `model` is unchanged then.
     """
-    state = dict(source) if isinstance(source, Mapping) else read_safetensors(source)
-    state = {name: np.asarray(array) for name, array in state.items() if not name.endswith("num_batches_tracked")}
     parameters = pytorch_parameters(model)
+    state = reference_state(dict(source) if isinstance(source, Mapping) else read_state(source), model)
     problems = [
         f"{name}: shape {state[name].shape}, expected {to_torch(_shaped(variable.shape)).shape}"
         for name, (variable, to_torch) in parameters.items()
@@ -105,13 +105,16 @@ def load_pytorch_weights(
         problems += [f"{name}: missing" for name in parameters if name not in state]
         problems += [f"{name}: unexpected" for name in state if name not in parameters]
     if problems:
-        listed = "\n  ".join(problems[:30]) + (f"\n  … and {len(problems) - 30} more" if len(problems) > 30 else "")
-        raise ValueError(
-            f"source does not fit {model.variant!r} ({len(problems)} of {len(parameters)} tensors):\n  {listed}"
-        )
+        raise ValueError(misfit(model, len(parameters), problems))
     for name, (variable, _) in parameters.items():
         if name in state:
-            variable.assign(_from_torch(state[name], variable))
+            variable.assign(_from_torch(state[name], len(variable.shape)))
+
+
+def misfit(model: Network, tensors: int, problems: list[str]) -> str:
+    """The sentence about weights that are not those of `model`."""
+    listed = "\n  ".join(problems[:30]) + (f"\n  … and {len(problems) - 30} more" if len(problems) > 30 else "")
+    return f"source does not fit {model.variant!r} ({len(problems)} of {tensors} tensors):\n  {listed}"
 
 
 def _shaped(shape: tuple[int, ...]) -> np.ndarray:
@@ -119,14 +122,62 @@ def _shaped(shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.float32(0), shape)
 
 
-def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of a `.safetensors` file by name; ValueError if it is not a whole one."""
-    import safetensors
-    import safetensors.numpy
+def reference_state(state: Mapping[str, Any], model: Network) -> dict[str, np.ndarray]:
+    """`state` of any origin under the names of the reference of `model`, without what no variable holds."""
+    state = canonical_names(dict(state), model.variant)
+    unused = () if isinstance(model.output, dict) else ("AuxLogits.",)  # published with torchvision's Inception
+    return {
+        name: np.asarray(array)
+        for name, array in state.items()
+        if not name.endswith("num_batches_tracked") and not name.startswith(unused)
+    }
 
+
+def keras_arrays(state: Mapping[str, np.ndarray], paths: Iterable[str], rules: Any) -> dict[str, np.ndarray]:
+    """The arrays of a state dictionary by the paths of our variables, in Keras' layouts, as views.
+
+    Names that belong to none of `paths` are kept as they are.
+    """
+    left, arrays = dict(state), {}
+    for path in paths:
+        name, _, spelled_as_conv = (pytorch_name(path, rules) or "").partition("|1x1")
+        if name in left:
+            array = left.pop(name)
+            arrays[path] = _from_torch(array, array.ndim if not spelled_as_conv or array.ndim < 4 else 2)
+    return {**arrays, **left}
+
+
+def read_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a `.safetensors`, `.pth` or `.pt` file by name; ValueError if it is not a whole one."""
     if not os.path.isfile(path):
         raise ValueError(f"source {os.fspath(path)!r} is not a file")
+    if os.fspath(path).endswith((".pth", ".pt")):
+        from keras_resnets.weights.torch_archive import read_torch_archive
+
+        return read_torch_archive(path)
+    return read_safetensors(path)
+
+
+_SAFETENSORS_TYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16",
+                      "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}  # fmt: skip
+
+
+def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of a `.safetensors` file by name, read from the disk as they are used; ValueError if it is not whole."""
+    import ml_dtypes  # noqa: F401  makes NumPy know bfloat16
+    import safetensors
+
     try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
+        with safetensors.safe_open(path, "numpy"):  # checks the header against the length of the file
+            pass
+        with open(path, "rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(header_size))
+        body = np.memmap(path, np.uint8, "r", offset=8 + header_size)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"source {os.fspath(path)!r} is not a whole safetensors file: {error}") from error
+    header.pop("__metadata__", None)
+    return {
+        name: body[slice(*tensor["data_offsets"])].view(_SAFETENSORS_TYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        for name, tensor in header.items()
+    }
