@@ -27,6 +27,7 @@ def carry_keras_applications(source: keras.Model, target: Network) -> None:
     pre_activated = "post_bn/gamma" in state
     if pre_activated:
         _settle_identity_biases(state)
+    takers = {variable.path: [variable] for variable in stateful(target)}
     carried = {}
     for path in list(state):
         layer, _, variable = path.rpartition("/")
@@ -35,8 +36,9 @@ def carry_keras_applications(source: keras.Model, target: Network) -> None:
             if norm in state:
                 state[norm] = state[norm] - state[path]
             continue
-        carried[_our_path(layer, variable, pre_activated)] = path
-    takers = {variable.path: [variable] for variable in stateful(target)}
+        ours = _our_path(layer, variable, pre_activated)
+        # A pre-activation that is a feature level stands before its block.
+        carried[ours if ours in takers else ours.replace("/preact/", "_preact/")] = path
     require_equal(carried, takers, source, target)
     for ours, theirs in carried.items():
         takers[ours][0].assign(state[theirs])

@@ -18,7 +18,7 @@ from keras_resnets.layers.residual import ResidualBlock
 
 
 def _branch(name: str, filters: int, width: int | None, strides: int, norm: dict[str, Any],
-            zero_gamma: bool = False, groups: int = 1) -> list[keras.layers.Layer]:  # fmt: skip
+            zero_gamma: bool = False, groups: int = 1, dilation: int = 1) -> list[keras.layers.Layer]:  # fmt: skip
     """Two 3x3 convolutions, or a bottleneck around a 3x3 of `width` channels; the last one without its ReLU."""
     normed: dict[str, Any] = {"activation": "relu", "norm": norm, "groups": groups}
     if width is None:
@@ -26,7 +26,7 @@ def _branch(name: str, filters: int, width: int | None, strides: int, norm: dict
     else:
         first = [
             ConvNorm(width, 1, name=f"{name}_conv1", **normed),
-            ConvNorm(width, 3, strides, name=f"{name}_conv2", **normed),
+            ConvNorm(width, 3, strides, dilation=dilation, name=f"{name}_conv2", **normed),
         ]
     size, last = (3, 2) if width is None else (1, 3)
     last_conv = ConvNorm(filters, size, norm=norm, groups=groups, zero_gamma=zero_gamma, name=f"{name}_conv{last}")
@@ -37,13 +37,13 @@ class _TwoBranches(Composite):
     """Two branches side by side, and the lines that pass them: identities, or projections where the shape changes."""
 
     def __init__(self, filters: int, width: int | None, strides: int, norm: dict[str, Any], zero_gamma: bool,
-                 drop_path: float, lines: Sequence[str], **kwargs: Any) -> None:  # fmt: skip
+                 drop_path: float, lines: Sequence[str], dilation: int = 1, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
         self.filters, self.strides, self.norm, self.line_names = filters, strides, norm, lines
         # A branch with nothing beside it is all there is, and never dropped.
         self.drop_path = StochasticDepth(drop_path if lines else 0.0, name="drop_path")
         self.first, self.second = (
-            _branch(name, filters, width, strides, norm, zero_gamma) for name in ("first", "second")
+            _branch(name, filters, width, strides, norm, zero_gamma, dilation=dilation) for name in ("first", "second")
         )
         self.lines: list[list[keras.layers.Layer]] = []
 
@@ -96,6 +96,7 @@ class MergeAndRun(_TwoBranches):
         filters: output channels of a stream.
         width: channels of the 3x3 of a bottleneck; None for branches of two 3x3 convolutions.
         strides: of the block, in the first 3x3.
+        dilation: of the 3x3 of a bottleneck.
         norm: keyword arguments of `BatchNorm`.
         merge: without it the streams only run.
         join: add both branches to the mean instead, `ReLU(m + first(a) + second(b))`: the end of two streams.
@@ -103,14 +104,16 @@ class MergeAndRun(_TwoBranches):
         drop_path: rate of stochastic depth, of each branch; none without `merge`.
 
     Raises:
-        ValueError: the input is not two streams of one shape.
+        ValueError: the input is not two streams of one shape, or `dilation` is given without `width`.
     """
 
     def __init__(self, filters: int, width: int | None = None, strides: int = 1, *, norm: dict[str, Any],
-                 merge: bool = True, join: bool = False, zero_gamma: bool = False, drop_path: float = 0.0,
-                 **kwargs: Any) -> None:  # fmt: skip
+                 dilation: int = 1, merge: bool = True, join: bool = False, zero_gamma: bool = False,
+                 drop_path: float = 0.0, **kwargs: Any) -> None:  # fmt: skip
+        if width is None and dilation != 1:
+            raise ValueError(f"dilation must be 1 without a bottleneck's width, not {dilation}")
         lines = ["first_shortcut", "second_shortcut"] if merge else []
-        super().__init__(filters, width, strides, norm, zero_gamma, drop_path, lines, **kwargs)
+        super().__init__(filters, width, strides, norm, zero_gamma, drop_path, lines, dilation, **kwargs)
         self.join = join
 
     def build(self, input_shape: Any) -> None:

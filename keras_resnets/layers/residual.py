@@ -45,7 +45,7 @@ def shortcut_layers(kind: ShortcutKind, channels: int, filters: int, strides: in
             the stride in a 2x2 average pool before the projection (ResNet-D), "P" as "B" but every `strides`-th pixel of
             the identity where only the size changes (keras.applications' v2).
         norm: keyword arguments of `BatchNorm` for the projection; None for a bare convolution.
-        kernel_size: of a strided projection (3 in SENet-154); others are 1x1.
+        kernel_size: of a projection (3 in stages 2 to 4 of SENet-154).
     """
     if kind == "none" or (strides == 1 and channels == filters and kind != "C"):
         return []
@@ -57,11 +57,10 @@ def shortcut_layers(kind: ShortcutKind, channels: int, filters: int, strides: in
     if kind == "D" and strides > 1:
         layers.append(AvgPool2D(2, strides, ceil_mode=True, count_include_pad=False, name="shortcut_pool"))
         strides = 1
-    size = kernel_size if strides > 1 else 1
     if norm is None:
-        layers.append(bare_conv(filters, size, strides, name="shortcut"))
+        layers.append(bare_conv(filters, kernel_size, strides, name="shortcut"))
     else:
-        layers.append(ConvNorm(filters, size, strides, norm=norm, name="shortcut"))
+        layers.append(ConvNorm(filters, kernel_size, strides, norm=norm, name="shortcut"))
     return layers
 
 
@@ -77,7 +76,7 @@ class ResidualBlock(Composite):
         shortcut: see `shortcut_layers`; "none" leaves the branch alone (a plain network).
         norm: keyword arguments of `BatchNorm`.
         drop_path: rate of stochastic depth on the branch.
-        shortcut_kernel: size of a strided projection.
+        shortcut_kernel: size of a projection.
     """
 
     activation_after = True  # subclasses with pre-activation leave the sum as it is

@@ -164,10 +164,10 @@ def fusion_cifar(spec: Any, inputs: Any) -> Any:
     return fused_stages(x, spec, stem_stride=1)
 
 
-def fused_stages(x: Any, spec: Any, stem_stride: int) -> Any:
+def fused_stages(x: Any, spec: Any, stem_stride: int, output_stride: int = 32) -> Any:
     """All blocks of `spec`. Two streams start as copies of `x`; a level of them is one map, the first stream's channels
     before those of the second."""
-    plan = stage_plan(spec.depths, spec.drop_path_rate, stem_stride=stem_stride)
+    plan = stage_plan(spec.depths, spec.drop_path_rate, output_stride, stem_stride)
     if spec.streams == 1:
         return stages(x, spec, plan, lambda spec, stage, place: spec.block(stage, place))
     for stage, places in enumerate(plan):

@@ -9,7 +9,7 @@ pool sees signed values. Blocks that change the channels, the first of every sta
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -29,13 +29,16 @@ class FusionImageNetSpec(FusionSpec):
 
     Attributes:
         depths: blocks per stage.
+        output_stride: 32, 16 or 8; smaller ones dilate the last stages instead of striding.
     """
 
     depths: tuple[int, int, int, int]
+    output_stride: Literal[32, 16, 8] = 32
 
     def shared(self, place: BlockPlace) -> dict[str, Any]:
         # A branch without a shortcut that started at zero would stay there.
-        return {**super().shared(place), "zero_gamma": self.zero_gamma and place.index > 0}
+        zero_gamma = self.zero_gamma and place.index > 0
+        return {**super().shared(place), "zero_gamma": zero_gamma, "dilation": place.first_dilation}
 
 
 class BottleneckSpec(FusionImageNetSpec):
@@ -61,7 +64,7 @@ def fusion_imagenet(spec: Any, inputs: Any) -> Any:
     """A bare 7x7 stem, max pool and four stages of blocks."""
     x = level(bare_conv(64, 7, 2, name="stem")(inputs), "C1")
     x = MaxPool2D(3, 2, padding=1, name="stem_pool")(x)
-    return fused_stages(x, spec, stem_stride=4)
+    return fused_stages(x, spec, stem_stride=4, output_stride=spec.output_stride)
 
 
 # Our variable paths to MXNet's names; "l" and "r" are the two streams.

@@ -53,6 +53,7 @@ class DualPathBlock(Composite):
         growth: channels appended to the dense path.
         width, groups: of the 3x3.
         strides: of the 3x3 and the projection.
+        dilation: of the 3x3.
         project: make the two paths from the input by a projection.
         split_last: the last 1x1 is two convolutions, of `filters` and of `growth` channels.
         norm: keyword arguments of `BatchNorm`.
@@ -62,7 +63,7 @@ class DualPathBlock(Composite):
     """
 
     def __init__(self, filters: int, growth: int, width: int, groups: int, strides: int = 1, *, norm: dict[str, Any],
-                 project: bool = False, split_last: bool = False, **kwargs: Any) -> None:  # fmt: skip
+                 dilation: int = 1, project: bool = False, split_last: bool = False, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
         if strides != 1 and not project:
             raise ValueError(f"strides must be 1 without a projection, not {strides}")
@@ -70,7 +71,7 @@ class DualPathBlock(Composite):
         self.branch = [
             NormAct(norm, name="preact"),
             ConvNorm(width, 1, activation="relu", norm=norm, name="conv1"),
-            ConvNorm(width, 3, strides, groups=groups, activation="relu", norm=norm, name="conv2"),
+            ConvNorm(width, 3, strides, groups=groups, dilation=dilation, activation="relu", norm=norm, name="conv2"),
         ]
         names = {"conv3_residual": filters, "conv3_dense": growth} if split_last else {"conv3": filters + growth}
         self.last = [bare_conv(channels, 1, name=name) for name, channels in names.items()]
@@ -125,6 +126,7 @@ class DPNSpec(Spec):
         base_width: channels of stage 1's residual path; they double with every stage.
         growth: channels that a block of each stage appends to the dense path.
         split_last, stem_activation, last_activation, biased_variance, test_time_pool: see the top of this file.
+        output_stride: 32, 16 or 8; smaller ones dilate the last stages instead of striding.
     """
 
     bn_epsilon: float = 1e-3
@@ -140,6 +142,7 @@ class DPNSpec(Spec):
     last_activation: Literal["relu", "elu", "silu"] = "relu"
     biased_variance: bool = False
     test_time_pool: bool = False
+    output_stride: Literal[32, 16, 8] = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,7 +158,7 @@ class DPNSpec(Spec):
 
     @property
     def smallest_input(self) -> int:
-        return 32 * (WINDOW - 1) + 1 if self.test_time_pool else super().smallest_input
+        return self.output_stride * (WINDOW - 1) + 1 if self.test_time_pool else super().smallest_input
 
     def head(self, features: Any, classes: int, activation: str | None) -> Any:
         if not self.test_time_pool:
@@ -172,11 +175,12 @@ def dpn(spec: DPNSpec, inputs: Any) -> Any:
     stem = ConvNorm(spec.stem_width, spec.stem_kernel, 2, activation=activation, norm=spec.norm, name="stem")
     pool = MaxPool2D(3, 2, padding=1, nonnegative=activation == "relu", name="stem_pool")
     x = pool(level(stem(inputs), "C1"))
-    for stage, places in enumerate(stage_plan(spec.depths)):
+    for stage, places in enumerate(stage_plan(spec.depths, output_stride=spec.output_stride)):
         for place in places:
             x = DualPathBlock(
                 spec.base_width * 2**stage, spec.growth[stage], spec.width * 2**stage, spec.cardinality, place.strides,
-                norm=spec.norm, project=place.index == 0, split_last=spec.split_last, name=place.name,
+                norm=spec.norm, dilation=place.first_dilation, project=place.index == 0, split_last=spec.split_last,
+                name=place.name,
             )(x)  # fmt: skip
         if stage < 3:
             x = level(x, f"C{stage + 2}")

@@ -179,10 +179,10 @@ def identity_mappings(spec: AblationSpec, inputs: Any) -> Any:
     x = level(x, "C1")
     for stage, places in enumerate(stage_plan([spec.depth] * 3, stem_stride=1), start=1):
         x = _shared_activation(spec, x, f"stage{stage}_preact")
+        if stage > 1:
+            x = level(x, f"C{stage}")
         for place in places:
             x = _block(spec, 16 * 2 ** (stage - 1), place)(x)
-        if stage < 3:
-            x = level(x, f"C{stage + 1}")
     return level(_shared_activation(spec, x, "norm"), "C4")
 
 

@@ -28,9 +28,10 @@ Antialias = Literal["blur", "avg"] | None
 WIDTHS = (64, 128, 256, 512)
 
 
-def antialias_layers(kind: Antialias, strides: int) -> list[Any]:
-    """What subsamples after a convolution whose own stride was taken away; nothing for `None` or stride 1."""
-    if kind is None or strides == 1:
+def antialias_layers(kind: Antialias, strides: int, dilates: bool = False) -> list[Any]:
+    """What subsamples after a convolution whose own stride was taken away; nothing for `None` or stride 1. Where a stage
+    dilates instead of striding its blur stays, as in timm: without the subsampling, weights see what they saw before."""
+    if kind is None or (strides == 1 and not (dilates and kind == "blur")):
         return []
     return [BlurPool2D(strides=strides, name="antialias") if kind == "blur" else AvgPool2D(strides, name="antialias")]
 
@@ -51,7 +52,7 @@ class BasicBlock(ResidualBlock):
     Args:
         filters: of both convolutions.
         strides: of the first convolution.
-        first_dilation, dilation: of the first and the second convolution.
+        first_dilation, dilation: of the first and the second convolution; they differ where a stage starts to dilate.
         antialias: "blur" or "avg" moves the stride into a pool after the first convolution.
         attention, se_channels: see `attention_layers`.
         relu_before_attention: a ReLU after the second convolution too (the timm port of Caffe's SE-ResNets).
@@ -64,7 +65,7 @@ class BasicBlock(ResidualBlock):
                  relu_before_attention: bool = False, zero_gamma: bool = False, shortcut: ShortcutKind = "B",
                  drop_path: float = 0.0, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, strides, shortcut, norm, drop_path, **kwargs)
-        pool = antialias_layers(antialias, strides)
+        pool = antialias_layers(antialias, strides, first_dilation != dilation)
         self.branch = [
             ConvNorm(filters, 3, 1 if pool else strides, dilation=first_dilation, activation="relu", norm=norm, name="conv1"),
             *pool,
@@ -88,6 +89,7 @@ class Bottleneck(ResidualBlock):
         groups: cardinality of the 3x3 (ResNeXt).
         dilation: of the 3x3.
         antialias: "blur" or "avg" moves the stride into a pool after the 3x3.
+        dilates: the block is the first of a stage that dilates instead of striding.
         attention, se_channels: see `attention_layers`.
         zero_gamma: start the last normalisation's scale at zero.
         shortcut, norm, drop_path, shortcut_kernel: see `ResidualBlock`.
@@ -95,11 +97,11 @@ class Bottleneck(ResidualBlock):
 
     def __init__(self, filters: int, width: int, strides: int = 1, *, norm: dict[str, Any], reduced_width: int | None = None,
                  stride_in_1x1: bool = False, groups: int = 1, dilation: int = 1, antialias: Antialias = None,
-                 attention: str | None = None, se_channels: int = 0, zero_gamma: bool = False,
+                 dilates: bool = False, attention: str | None = None, se_channels: int = 0, zero_gamma: bool = False,
                  shortcut: ShortcutKind = "B", drop_path: float = 0.0, shortcut_kernel: int = 1,
                  **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, strides, shortcut, norm, drop_path, shortcut_kernel, **kwargs)
-        pool = antialias_layers(antialias, strides)
+        pool = antialias_layers(antialias, strides, dilates)
         first, second = (strides, 1) if stride_in_1x1 else (1, 1 if pool else strides)
         self.branch = [
             ConvNorm(reduced_width or width, 1, first, activation="relu", norm=norm, name="conv1"),
@@ -128,7 +130,7 @@ class ResNetSpec(Spec):
         se_reduction: channels of the block's output per channel of the gate.
         se_divisor: the gate's channels are rounded to a multiple of this.
         relu_before_attention: of basic blocks, see `BasicBlock`.
-        shortcut_kernel: size of strided projections.
+        shortcut_kernel: size of projections from stage 2 on.
         output_stride: 32, 16 or 8; smaller ones dilate the last stages instead of striding.
     """
 
@@ -187,8 +189,11 @@ def resnet_block(spec: ResNetSpec, stage: int, place: BlockPlace) -> ResidualBlo
         )  # fmt: skip
     width = spec.width(stage)
     return Bottleneck(
-        filters, width, reduced_width=width // spec.reduce_first, groups=spec.cardinality, dilation=place.first_dilation,
-        stride_in_1x1=spec.stride_in_1x1, shortcut_kernel=spec.shortcut_kernel, **shared,
+        filters, width, reduced_width=width // spec.reduce_first, groups=spec.cardinality,
+        # The strided convolution itself is never dilated; with the stride in the 1x1, the first 3x3 is one that follows it.
+        dilation=place.dilation if spec.stride_in_1x1 else place.first_dilation,
+        dilates=place.first_dilation != place.dilation, stride_in_1x1=spec.stride_in_1x1,
+        shortcut_kernel=spec.shortcut_kernel if stage else 1, **shared,
     )  # fmt: skip
 
 

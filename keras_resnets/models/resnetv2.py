@@ -15,7 +15,8 @@ Public code differs around the stem, the field `layout`:
 `preresnet*_cifar` have a bare 3x3 stem and no pool; the first unit of *every* stage is shared, also where the shape stays
 (appendix of the paper, and the authors' code).
 
-Feature levels are taken after the next normalisation and ReLU, since raw sums are not normalised.
+Feature levels are taken after the next normalisation and ReLU, since raw sums are not normalised; "C1" of the layouts "timm" and
+"keras" is the bare stem. With the layout "keras" a stage's level is what the strided unit at its end reads: stride 4 for stage 1.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 from keras_resnets.assembly import BlockPlace, DeepStem, Spec, level, stage_plan
 from keras_resnets.layers import Conv2D, ConvNorm, MaxPool2D, NormAct
-from keras_resnets.layers.base import register_layer
+from keras_resnets.layers.base import Shape, chain, register_layer
 from keras_resnets.layers.conv import bare_conv, he_fan_out
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
 from keras_resnets.models.resnet import DEEP, DEPTHS, TIERED, WIDTHS
@@ -34,7 +35,8 @@ from keras_resnets.registry import Rename, Variant, register
 class PreActBlock(ResidualBlock):
     """Pre-activated 3x3 → 3x3, or 1x1 → 3x3 → 1x1, added to a shortcut (arXiv 1603.05027, figure 1b).
 
-    Input `(batch, height, width, channels)`, output `(batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)`.
+    Input `(batch, height, width, channels)`, or a list of that and its pre-activation, which the branch then reads; output
+    `(batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)`.
 
     Args:
         filters: output channels.
@@ -69,6 +71,23 @@ class PreActBlock(ResidualBlock):
                 ConvNorm(width, 3, second, dilation=first_dilation, name="conv2", **normed),
                 bare_conv(filters, 1, zero=zero_gamma, name="conv3"),
             ]
+
+    def build(self, input_shape: Any) -> None:
+        super().build(_raw(input_shape))
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        return super().compute_output_shape(_raw(input_shape))
+
+    def call(self, x: Any) -> Any:
+        if not isinstance(x, (list, tuple)):
+            return super().call(x)
+        raw, preactivated = x
+        return self.drop_path(chain(self.branch, preactivated)) + chain(self.shortcut, raw)
+
+
+def _raw(shape: Any) -> Shape:
+    """The first of several shapes, or the only one."""
+    return tuple(shape[0] if isinstance(shape[0], (list, tuple)) else shape)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,17 +132,21 @@ def resnetv2(spec: ResNetV2Spec, inputs: Any) -> Any:
     if spec.layout == "keras":
         plan = _stride_in_last_block(plan)
     expansion = 4 if spec.block == "bottleneck" else 1
+    has_level = True  # whether the stage before has been given its level: before stage 1 that is the stem
     for stage, (places, width) in enumerate(zip(plan, WIDTHS, strict=True), start=1):
         for place in places:
             changes = place.index == 0 and (place.strides > 1 or x.shape[-1] != width * expansion)
             bare_start = spec.layout == "fb" and stage == 1 and place.index == 0
             if changes and not bare_start:
                 x = NormAct(spec.norm, name=f"stage{stage}_preact")(x)
-            if stage > 1 and place.index == 0:
+            if place.index == 0 and not has_level:
                 x = level(x, f"C{stage}")
+            has_level = spec.layout == "keras" and stage < 4 and place is places[-1] and place.index > 0
+            if has_level:
+                x = [x, level(NormAct(spec.norm, name=f"{place.name}_preact")(x), f"C{stage + 1}")]
             x = PreActBlock(
                 width * expansion, width if spec.block == "bottleneck" else None, place.strides, norm=spec.norm,
-                preactivate=not changes and not bare_start, first_dilation=place.first_dilation, dilation=place.dilation,
+                preactivate=not (changes or bare_start or has_level), first_dilation=place.first_dilation, dilation=place.dilation,
                 shortcut="P" if spec.layout == "keras" else spec.shortcut, drop_path=place.drop_path,
                 zero_gamma=spec.zero_gamma, name=place.name,
             )(x)  # fmt: skip
@@ -131,13 +154,14 @@ def resnetv2(spec: ResNetV2Spec, inputs: Any) -> Any:
 
 
 def _stride_in_last_block(plan: list[list[BlockPlace]]) -> list[list[BlockPlace]]:
-    """Moves each stage's stride to the last block of the stage before."""
+    """Moves each stage's stride to the last block of the stage before. What follows a stride that was taken away is dilated:
+    all blocks of a stage, with its first."""
     strides = [*(places[0].strides for places in plan[1:]), 1]
-    return [
-        [dataclasses.replace(place, strides=1) for place in places[:-1]]
-        + [dataclasses.replace(places[-1], strides=last)]
-        for places, last in zip(plan, strides, strict=True)
-    ]
+    moved = []
+    for places, last in zip(plan, strides, strict=True):
+        dilated = [dataclasses.replace(place, strides=1, first_dilation=place.dilation) for place in places]
+        moved.append([*dilated[:-1], dataclasses.replace(dilated[-1], strides=last)])
+    return moved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,6 +207,7 @@ PYTORCH_NAMES: list[Rename] = [
     (r"^stem/(conv/)?", "stem.conv/"),
     (r"^norm/norm/", "norm/"),
     (r"^stage(\d+)_preact/norm/", lambda m: f"stages.{int(m[1]) - 1}.blocks.0.norm1/"),
+    (r"^(stage\d+_block\d+)_preact/", r"\1/preact/"),
     (r"^stage(\d+)_block(\d+)/", lambda m: f"stages.{int(m[1]) - 1}.blocks.{int(m[2]) - 1}."),
     (r"\.preact/norm/", ".norm1/"),
     (r"\.conv(\d)/norm/", lambda m: f".norm{int(m[1]) + 1}/"),
