@@ -1,4 +1,4 @@
-"""The command `keras-resnets`: list, info, predict, export."""
+"""The command `keras-resnets`: list, info, weights, download, convert, predict, export."""
 
 import argparse
 import dataclasses
@@ -16,6 +16,7 @@ import numpy as np
 from keras_resnets.assembly import Network
 from keras_resnets.preprocessing import decode_predictions, expected_input, load_image, preprocess_input
 from keras_resnets.registry import create_model, find, list_models, model_info
+from keras_resnets.weights import checkpoint_classes, download_weights, is_here, published
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="keras-resnets", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(run: Any, description: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(run.__name__.strip("_"), help=description, description=description)
+    def command(run: Any, description: str, among: Any = commands) -> argparse.ArgumentParser:
+        added = among.add_parser(run.__name__.rpartition("_")[2], help=description, description=description)
         added.set_defaults(command=run)
         added.add_argument("--json", action="store_true", help="print JSON instead of tables")
         return added
@@ -62,9 +63,24 @@ def _parser() -> argparse.ArgumentParser:
     info = command(_info, "Show the facts about a network and its published weights.")
     info.add_argument("name")
 
+    weights = commands.add_parser("weights", help="list: tabulate the published weights.")
+    of_weights = weights.add_subparsers(required=True, metavar="COMMAND")
+    weights_listing = command(_weights_list, "Tabulate the published weights.", of_weights)
+    weights_listing.add_argument("pattern", nargs="?", default="*", help="networks to show, such as 'resnext*'")
+
+    download = command(_download, "Bring published weights to this machine, checked and converted.")
+    download.add_argument("weights", nargs="+", metavar="NAME[:TAG]", help="network and tag (default: its first)")
+
+    converting = command(_convert, "Turn a PyTorch checkpoint into a Keras model.")
+    converting.add_argument("checkpoint", help=".safetensors, .pth or .pt file")
+    converting.add_argument("name", help="network that it belongs to")
+    converting.add_argument("path", help=".keras file to write")
+    converting.add_argument("--overwrite", action="store_true", help="replace what is at the path")
+
     predict = command(_predict, "Name what is in image files.")
     predict.add_argument("images", nargs="+", metavar="IMAGE")
-    predict.add_argument("--model", default="resnet20_cifar", help="network or .keras file (default: %(default)s)")
+    predict.add_argument("--model", default="resnet20_cifar", metavar="NAME[:TAG]",
+                         help="network, or .keras file (default: %(default)s)")  # fmt: skip
     predict.add_argument("--weights", help="tag or file of weights (default: the network's first)")
     predict.add_argument("--top", type=int, help="classes per image (default: 5, or all of fewer)")
 
@@ -121,6 +137,60 @@ def _info(options: argparse.Namespace) -> None:
         _print_table(columns, rows, numbers=("top-1", "top-5", "input", "classes"))
 
 
+def _weights_list(options: argparse.Namespace) -> None:
+    infos = [model_info(name) for name in list_models(options.pattern, pretrained=True)]
+    if not infos:
+        raise ValueError(f"no network called {options.pattern!r} has published weights")
+    entries = [(info, entry) for info in infos for entry in info.weights.values()]
+    if options.json:
+        return _print_json([{"network": info.name, **dataclasses.asdict(entry)} for info, entry in entries])
+    columns = ("network", "weights", "top-1", "top-5", "input", "MB", "licence", "here")
+    rows = [
+        (info.name, entry.tag, _percent(entry.top1), _percent(entry.top5), entry.input_size, f"{info.params * 4e-6:.0f}",
+         entry.licence, "yes" if is_here(info.name, entry) else "")
+        for info, entry in entries
+    ]  # fmt: skip
+    _print_table(columns, rows, numbers=("top-1", "top-5", "input", "MB"))
+
+
+def _download(options: argparse.Namespace) -> None:
+    wanted = []
+    for name, _, tag in (given.partition(":") for given in options.weights):
+        tag = tag or next(iter(find(name).weights), "")
+        wanted.append((name, published(find(name), tag)))
+    files = [(name, entry, download_weights(name, entry)) for name, entry in wanted]
+    if options.json:
+        return _print_json([{"network": name, "weights": entry.tag, "file": path} for name, entry, path in files])
+    rows = [(name, entry.tag, entry.licence, f"{path.stat().st_size / 1e6:.1f}", path) for name, entry, path in files]
+    _print_table(("network", "weights", "licence", "MB", "file"), rows, numbers=("MB",))
+
+
+def _convert(options: argparse.Namespace) -> None:
+    path = Path(options.path)
+    if path.suffix != ".keras":
+        raise ValueError(f"path {str(path)!r} must end in .keras")
+    if path.exists() and not options.overwrite:
+        raise ValueError(f"path {str(path)!r} exists: give --overwrite to replace it")
+    if not path.parent.is_dir():
+        raise ValueError(f"path {str(path)!r} is in a folder that does not exist")
+    classes = checkpoint_classes(options.name, options.checkpoint)
+    network = create_model(options.name, Path(options.checkpoint), include_top=classes is not None, classes=classes)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        network.save(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    facts = {"written": str(path), "network": options.name, "classes": classes, "size_bytes": path.stat().st_size}
+    if options.json:
+        return _print_json(facts)
+    _print_table(("", ""), [
+        ("written", path),
+        ("network", f"{options.name}, " + ("no classifier" if classes is None else f"{classes} classes")),
+        ("size", f"{path.stat().st_size / 1e6:.2f} MB"),
+    ])  # fmt: skip
+
+
 def _predict(options: argparse.Namespace) -> None:
     network = _open(options.model, options.weights)
     if not isinstance(network, Network):
@@ -138,17 +208,23 @@ def _predict(options: argparse.Namespace) -> None:
             for path, ranking in zip(options.images, predictions, strict=True)
         ])  # fmt: skip
     rows = [
-        (path if place == 0 else "", label, f"{score:.4f}", synset)
+        (path if place == 0 else "", label, _bar(score), f"{score:.1%}", synset)
         for path, ranking in zip(options.images, predictions, strict=True)
         for place, (synset, label, score) in enumerate(ranking)
     ]
-    _print_table(("image", "class", "score", "synset"), rows, numbers=("score",))
+    _print_table(("image", "class", "", "score", "synset"), rows, numbers=("score",))
+
+
+def _bar(score: float, cells: int = 20) -> str:
+    """A bar of eighths of a cell: `score`, from 0 to 1, of the full length."""
+    whole, eighths = divmod(round(score * cells * 8), 8)
+    return "█" * whole + " ▏▎▍▌▋▊▉"[eighths].strip()
 
 
 def _labels(network: Network) -> str | list[str]:
     """Names of the classes as far as they are known, else numbers."""
     classes = network.output_shape[-1]
-    if network.weights_tag == "digits":
+    if network.weights_tag == "digits" and classes == 10:
         return "digits"
     return "imagenet" if classes == 1000 else [f"class {i}" for i in range(classes)]
 
@@ -181,16 +257,20 @@ def _open(name: str, weights: str | None) -> keras.Model:
         if not Path(name).is_file():
             raise ValueError(f"model {name!r} is not a file")
         return keras.saving.load_model(name)
+    name, _, tag = name.partition(":")
+    if tag and weights is not None:
+        raise ValueError(f"weights {weights!r} cannot be chosen beside the tag {tag!r}")
+    weights = tag or weights
     if weights == "none":
         return create_model(name)
-    published = find(name).weights
-    tag = weights or next(iter(published), None)
-    if tag is None:
+    entries = find(name).weights
+    weights = weights or next(iter(entries), None)
+    if weights is None:
         raise ValueError(
             f"{name!r} has no published weights: give --weights the path of a .safetensors or .weights.h5 file"
         )
-    size = published[tag].input_size if tag in published else None
-    return create_model(name, weights=tag, input_shape=(size, size, 3) if size else None)
+    size = entries[weights].input_size if weights in entries else None
+    return create_model(name, weights=weights, input_shape=(size, size, 3) if size else None)
 
 
 def _percent(accuracy: float | None) -> str:

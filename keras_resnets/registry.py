@@ -7,6 +7,7 @@ import functools
 import importlib.resources
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -184,7 +185,7 @@ def register(variants: Iterable[Variant]) -> dict[str, Callable[..., Network]]:
 def _builder(variant: Variant) -> Callable[..., Network]:
     def build(
         include_top: bool = True,
-        weights: str | None = None,
+        weights: str | os.PathLike | None = None,
         input_tensor: Any = None,
         input_shape: tuple[int | None, int | None, int] | None = None,
         pooling: Pooling = None,
@@ -210,7 +211,8 @@ def _builder(variant: Variant) -> Callable[..., Network]:
     Args:
         include_top: with global average pooling and the classifier.
         weights: None for random initialisation, a tag of `model_info({variant.name!r}).weights`, "imagenet" for the first of
-            them, or the path of a `.weights.h5` or `.safetensors` file. Default {default!r}.
+            them, or the path of a `.safetensors`, `.pth` or `.weights.h5` file. Default {default!r}. A classifier for
+            another number of `classes` starts new; the first convolution is adapted to other channels than RGB.
         input_tensor: a `keras.Input` to build on.
         input_shape: (height, width, channels), default ({variant.input_size}, {variant.input_size}, 3); None for an unknown size.
         pooling: without the top: None, "avg" or "max".
@@ -224,6 +226,7 @@ def _builder(variant: Variant) -> Callable[..., Network]:
 
     Raises:
         ValueError: an argument is not allowed; the message says what is.
+        OSError: the weights are not to be had.
     """
     return build
 
@@ -237,7 +240,7 @@ def find(name: str | None) -> Variant:
 
 def create_model(
     name: str,
-    weights: str | None = None,
+    weights: str | os.PathLike | None = None,
     include_top: bool = True,
     input_tensor: Any = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
@@ -250,13 +253,14 @@ def create_model(
 
     Raises:
         ValueError: the name, an option or a value is not allowed; the message says what is, with the nearest name.
+        OSError: the weights are not to be had.
     """
     variant = find(name)
     return _create(variant, include_top, weights, input_tensor, input_shape, pooling,
                    variant.classes if classes is None else classes, classifier_activation, None, options)  # fmt: skip
 
 
-def _create(variant: Variant, include_top: bool, weights: str | None, input_tensor: Any, input_shape: Any,
+def _create(variant: Variant, include_top: bool, weights: str | os.PathLike | None, input_tensor: Any, input_shape: Any,
             pooling: Pooling, classes: int, classifier_activation: str | None, name: str | None,
             options: dict[str, Any]) -> Network:  # fmt: skip
     from keras_resnets.weights import load_weights, resolve

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import keras_resnets as kr
+from keras_resnets.assembly import Network
 from keras_resnets.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +88,78 @@ def test_predict_digits(capsys: pytest.CaptureFixture[str], digit_files: dict[st
     assert next(iter(digit_files)) in table and best[0] in table
 
 
+def test_bars(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A network that always gives 7/8, 1/8 and next to nothing."""
+    network = kr.create_model("resnet20_cifar", classes=3)
+    network.get_layer("predictions").kernel.assign(np.zeros((64, 3)))
+    network.get_layer("predictions").bias.assign(np.log([0.125, 0.875, 1e-9]))
+    network.save(tmp_path / "three.keras")
+    Image.new("RGB", (50, 40)).save(tmp_path / "image.png")
+    table = succeed(capsys, "predict", str(tmp_path / "image.png"), "--model", str(tmp_path / "three.keras"))
+    rows = [line.split() for line in table.splitlines() if "%" in line]
+    assert [row[-2:] for row in rows[:2]] == [["█" * 17 + "▌", "87.5%"], ["██▌", "12.5%"]]
+    assert rows[2][-3:] == ["class", "2", "0.0%"]
+
+
+def test_weights_list(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [line.split() for line in succeed(capsys, "weights", "list", "resnet18").splitlines()]
+    assert ["resnet18", "tv_in1k", "69.75", "89.08", "224", "47", "bsd-3-clause"] in rows
+    digits = [line.split() for line in succeed(capsys, "weights", "list", "resnet20*").splitlines()]
+    assert any(row[:2] == ["resnet20_cifar", "digits"] and row[-1] == "yes" for row in digits)
+    (entry,) = (
+        e for e in json.loads(succeed(capsys, "weights", "list", "resnet18", "--json")) if e["tag"] == "tv_in1k"
+    )
+    assert (entry["network"], entry["top1"], entry["interpolation"]) == ("resnet18", 69.752, "bilinear")
+
+
+def checkpoint_of(network: Network, path: Path) -> Path:
+    """A PyTorch checkpoint of `network`."""
+    parameters = kr.pytorch_parameters(network).items()
+    safetensors.numpy.save_file({n: np.ascontiguousarray(to_torch(v.value)) for n, (v, to_torch) in parameters}, path)
+    return path
+
+
+def test_download(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards the weights are here without the place that they came from."""
+    network = kr.create_model("resnet18", input_shape=(32, 32, 3))
+    checkpoint = checkpoint_of(network, tmp_path / "resnet18.tv_in1k.safetensors")
+    monkeypatch.setenv("KERAS_RESNETS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KERAS_RESNETS_MIRROR", str(tmp_path))
+    (answer,) = json.loads(succeed(capsys, "download", "resnet18:tv_in1k", "--json"))
+    assert answer["network"] == "resnet18" and Path(answer["file"]).is_relative_to(tmp_path / "home")
+    checkpoint.unlink()
+    monkeypatch.setenv("KERAS_RESNETS_OFFLINE", "1")
+    loaded = kr.create_model("resnet18", "tv_in1k", input_shape=(32, 32, 3))
+    for given, wanted in zip(loaded.variables, network.variables, strict=True):
+        np.testing.assert_array_equal(given.numpy(), wanted.numpy())
+    listed = succeed(capsys, "weights", "list", "resnet18")
+    assert [line.split()[1] for line in listed.splitlines() if line.rstrip().endswith("yes")] == ["tv_in1k"]
+    assert "resnet20_cifar" in succeed(capsys, "download", "resnet20_cifar:digits", "resnet18:tv_in1k")
+
+
+@pytest.mark.parametrize("classes", [10, 3, None])
+def test_convert(capsys: pytest.CaptureFixture[str], tmp_path: Path, classes: int | None) -> None:
+    """A checkpoint of any number of classes, or without a classifier, becomes the model that it is of."""
+    network = kr.create_model("resnet20_cifar", include_top=classes is not None, classes=classes)
+    checkpoint = checkpoint_of(network, tmp_path / "net.safetensors")
+    out = tmp_path / "net.keras"
+    facts = json.loads(succeed(capsys, "convert", str(checkpoint), "resnet20_cifar", str(out), "--json"))
+    assert facts["classes"] == classes and facts["size_bytes"] == out.stat().st_size
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
+    np.testing.assert_array_equal(keras.saving.load_model(out)(image), network(image))
+    assert "exists: give --overwrite" in fail(capsys, "convert", str(checkpoint), "resnet20_cifar", str(out))
+    assert "written" in succeed(capsys, "convert", str(checkpoint), "resnet20_cifar", str(out), "--overwrite")
+    assert {path.name for path in tmp_path.iterdir()} == {"net.safetensors", "net.keras"}
+
+
+def test_convert_of_another_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    checkpoint = str(checkpoint_of(kr.create_model("resnet32_cifar"), tmp_path / "net.safetensors"))
+    assert "does not fit 'resnet20_cifar'" in fail(
+        capsys, "convert", checkpoint, "resnet20_cifar", str(tmp_path / "x.keras")
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"net.safetensors"}
+
+
 def test_predict_with_own_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A network of three classes that always answers the middle one: the classes have numbers for names."""
     network = kr.create_model("resnet20_cifar", classes=3)
@@ -126,6 +201,19 @@ def test_export(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (("predict", "absent.png", "--weights", "digit"), "unknown weights 'digit' of 'resnet20_cifar': did you mean"),
         (("predict", "absent.png"), "image 'absent.png' is not a file"),
         (("predict", "absent.png", "--top", "many"), "invalid int value: 'many'"),
+        (("predict", "absent.png", "--model", "resnet20_cifar:digit"), "unknown weights 'digit' of 'resnet20_cifar'"),
+        (("predict", "absent.png", "--model", "resnet18:tv_in1k", "--weights", "a1_in1k"), "beside the tag 'tv_in1k'"),
+        (("weights",), "COMMAND"),
+        (("weights", "list", "plain*"), "no network called 'plain*' has published weights"),
+        (("download",), "NAME[:TAG]"),
+        (("download", "resnet_50"), "unknown network 'resnet_50': did you mean 'resnet50'"),
+        (("download", "resnet50:a1_in1"), "unknown weights 'a1_in1' of 'resnet50': did you mean"),
+        (("download", "plain18"), "'plain18' has no published weights"),
+        (("convert", "absent.safetensors", "resnet18", "net.keras"), "'absent.safetensors' is not a file"),
+        (("convert", "net.onnx", "resnet18", "net.keras"), "'net.onnx' must be a .safetensors, .pth, .pt file"),
+        (("convert", "absent.safetensors", "resnet18", "net.h5"), "'net.h5' must end in .keras"),
+        (("convert", "absent.safetensors", "resnet18", "no/net.keras"), "in a folder that does not exist"),
+        (("convert", "absent.safetensors", "resnet_18", "net.keras"), "did you mean 'resnet18'"),
         (("export", "resnet20_cifar"), "path"),
         (("export", "resnet18", "net", "--format", "caffe"), "invalid choice: 'caffe'"),
         (("export", "plain18", "net.onnx"), "'plain18' has no published weights"),

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from keras_resnets.assembly import Network, nearest
-from keras_resnets.registry import Variant, WeightsEntry, find
+from keras_resnets.costs import without_values
+from keras_resnets.registry import Variant, WeightsEntry, create_model, find
 from keras_resnets.weights import cache
 from keras_resnets.weights.fit import HEAD, assign, fit, tell
+from keras_resnets.weights.origins import canonical_names
 from keras_resnets.weights.pytorch import (
     keras_arrays,
     load_pytorch_weights,
@@ -23,7 +25,16 @@ from keras_resnets.weights.pytorch import (
     reference_state,
 )
 
-__all__ = ["converted", "load_pytorch_weights", "load_weights", "published", "pytorch_parameters", "resolve"]
+__all__ = [
+    "checkpoint_classes",
+    "download_weights",
+    "is_here",
+    "load_pytorch_weights",
+    "load_weights",
+    "published",
+    "pytorch_parameters",
+    "resolve",
+]
 
 _DATA = Path(__file__).parents[1] / "data"
 _PYTORCH_TYPES = (".safetensors", ".pth", ".pt")
@@ -109,6 +120,41 @@ def _published_arrays(network: Network, entry: WeightsEntry) -> Mapping[str, Any
     return _keras_arrays_of(converted(network, entry))
 
 
+def download_weights(name: str, entry: WeightsEntry) -> Path:
+    """The file of published weights of the network called `name`, brought to this machine if it is not there yet.
+
+    Raises:
+        ValueError, ImportError, OSError: as in `converted`.
+    """
+    place, _, file = entry.source.partition(":")
+    if place == "package":
+        return _DATA / file
+    with without_values():
+        return converted(create_model(name), entry)
+
+
+def is_here(name: str, entry: WeightsEntry) -> bool:
+    """Whether published weights are on this machine, ready for the network called `name`."""
+    return entry.source.startswith("package:") or _converted_path(name, entry).is_file()
+
+
+def checkpoint_classes(name: str, path: str | os.PathLike) -> int | None:
+    """Outputs of the classifier in a PyTorch checkpoint of the network called `name`; None if there is no classifier.
+
+    Raises:
+        ValueError: there is no such network, or the file is not a whole `.safetensors`, `.pth` or `.pt` file.
+    """
+    rules = find(name).pytorch_names
+    if not os.fspath(path).endswith(_PYTORCH_TYPES):
+        raise ValueError(f"checkpoint {os.fspath(path)!r} must be a {', '.join(_PYTORCH_TYPES)} file")
+    bias = keras_arrays(canonical_names(read_state(path), name), HEAD, rules).get("predictions/bias")
+    return None if bias is None else bias.shape[0]
+
+
+def _converted_path(name: str | None, entry: WeightsEntry, auxiliary: bool = False) -> Path:
+    return cache.home() / "converted" / f"{name}.{entry.tag}{'.aux' if auxiliary else ''}.h5"
+
+
 def converted(network: Network, entry: WeightsEntry) -> Path:
     """The file of published weights in the cache: an HDF5 dataset for each variable, under its path, in Keras' layout.
 
@@ -122,8 +168,7 @@ def converted(network: Network, entry: WeightsEntry) -> Path:
 
     from keras_resnets.weights.hub import fetch
 
-    auxiliary = ".aux" if isinstance(network.output, dict) else ""
-    path = cache.home() / "converted" / f"{network.variant}.{entry.tag}{auxiliary}.h5"
+    path = _converted_path(network.variant, entry, auxiliary=isinstance(network.output, dict))
     with cache.locked(path, f"the conversion of weights {entry.tag!r} of {network.variant!r}"):
         if path.is_file() and _made_from(path) == entry.source:
             return path
