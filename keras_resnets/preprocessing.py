@@ -122,6 +122,10 @@ class Preprocess(keras.layers.Rescaling):
         return super().call(inputs if self.input_size is None else self._resized(inputs))
 
     def _resized(self, images: Any) -> Any:
+        if getattr(images.shape, "rank", 3) is None:  # TensorFlow's, as `tf.io.decode_image` gives them
+            raise ValueError(
+                "images must have known axes: decode with expand_animations=False, or set_shape((None, None, 3))"
+            )
         if len(images.shape) not in (3, 4) or 0 in images.shape[-3:-1]:
             raise ValueError("images must be (batch, height, width, channels) or (height, width, channels), of one pixel at "
                              f"least, not {tuple(images.shape)}")  # fmt: skip
