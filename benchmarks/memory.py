@@ -10,6 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.harness import ROOT, Plan, Summary, describe, environment
@@ -67,17 +68,20 @@ def peak(form: str, shape: tuple[int, ...]) -> int:
     return status("VmHWM") - before
 
 
-def in_fresh_process(module: str, call: str, threads: int) -> Any:
+def in_fresh_process(module: str, call: str, threads: int, python: str = sys.executable,
+                     environment: Mapping[str, str] | None = None) -> Any:  # fmt: skip
     """What a call of a function of `benchmarks.MODULE` returns, as JSON can say it, in a process of its own.
+
+    The process runs the interpreter `python`, with `environment` added to its variables.
 
     Raises:
         RuntimeError: the process failed; the message ends with what it printed.
     """
     pools = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     finished = subprocess.run(
-        [sys.executable, "-c", f"import json; from benchmarks import {module}; print(json.dumps({module}.{call}))"],
+        [python, "-c", f"import json; from benchmarks import {module}; print(json.dumps({module}.{call}))"],
         cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **{pool: str(threads) for pool in pools}},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **{pool: str(threads) for pool in pools}, **(environment or {})},
     )  # fmt: skip
     if finished.returncode:
         raise RuntimeError(f"the process of {call} failed:\n{finished.stderr[-2000:]}")

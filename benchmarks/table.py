@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+from typing import Any
 
 from benchmarks.harness import RESULTS, Comparison, Summary, describe
 
@@ -61,11 +62,15 @@ def cells(comparison: Comparison, reference: str) -> list[list[str]]:
 
 def markdown(title: str, comparison: Comparison, reference: str, remarks: list[str]) -> str:
     """A page with the table, how it was measured, and `remarks`."""
-    header, *rows = cells(comparison, reference)
-    lines = [f"# {title}", "", " | ".join(["", *header, ""]).strip(), "|" + " --- |" * len(header)]
-    lines += [" | ".join(["", *row, ""]).strip() for row in rows]
+    lines = [f"# {title}", "", *markdown_table(cells(comparison, reference))]
     lines += ["", how_measured(comparison, reference), "", *[f"* {remark}" for remark in remarks]]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(cells: list[list[str]]) -> list[str]:
+    """The lines of a table, the first row being its header."""
+    header, *rows = (" | ".join(["", *row, ""]).strip() for row in cells)
+    return [header, "|" + " --- |" * len(cells[0]), *rows]
 
 
 def how_measured(comparison: Comparison, reference: str) -> str:
@@ -100,7 +105,15 @@ def show(title: str, comparison: Comparison, reference: str, remarks: list[str])
 def write(name: str, title: str, comparison: Comparison, reference: str, remarks: list[str],
           folder: pathlib.Path = RESULTS) -> list[pathlib.Path]:  # fmt: skip
     """Writes `name`.md and `name`.json into `folder`; in the JSON the fastest and the median call of every round."""
-    rounds = {
+    record = {"title": title, "environment": comparison.environment, "versions": comparison.versions, "remarks": remarks,
+              "milliseconds_by_round": by_round(comparison)}  # fmt: skip
+    texts = {".md": markdown(title, comparison, reference, remarks), ".json": json.dumps(record, indent=1) + "\n"}
+    return write_files(name, texts, folder)
+
+
+def by_round(comparison: Comparison) -> dict[str, Any]:
+    """The fastest and the median call of every round by contender and measure."""
+    return {
         contender: {
             measure: [
                 {"fastest": Summary.of(turn).low, "median": Summary.of(turn).median, "calls": len(turn)}
@@ -110,10 +123,6 @@ def write(name: str, title: str, comparison: Comparison, reference: str, remarks
         }
         for contender, measures in comparison.times.items()
     }
-    record = {"title": title, "environment": comparison.environment, "versions": comparison.versions, "remarks": remarks,
-              "milliseconds_by_round": rounds}  # fmt: skip
-    texts = {".md": markdown(title, comparison, reference, remarks), ".json": json.dumps(record, indent=1) + "\n"}
-    return write_files(name, texts, folder)
 
 
 def write_files(name: str, texts: dict[str, str], folder: pathlib.Path = RESULTS) -> list[pathlib.Path]:

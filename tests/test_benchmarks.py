@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 
-from benchmarks import memory, stock
-from benchmarks.harness import Comparison, Contender, Plan, Summary, compare, environment
+from benchmarks import gpu, memory, stock
+from benchmarks.gpu_page import Page, Part
+from benchmarks.harness import ROOT, Comparison, Contender, Plan, Summary, compare, environment
 from benchmarks.table import Target, number, write
 
 PLAN = Plan(rounds=2, seconds=0.0, warm_up_seconds=0.0, threads=1)
@@ -176,3 +180,79 @@ def test_memory_is_compared_with_the_thriftier_naive_form() -> None:
     assert target.measured == pytest.approx(0.3) and target.met and "stacked slices" in target.text
     assert f"| {memory.OURS} | 30 (20–100) |" in measured.markdown().splitlines()
     assert json.loads(measured.json())["mebibytes_by_round"]["1x2x3x4"][memory.OURS] == peaks[memory.OURS]
+
+
+RATES = {
+    "train": [[1000.0, 1250.0], [2000.0]],
+    "inference": [[500.0, 500.0], [400.0]],
+    "matrix product": [[20.0], [25.0]],
+}
+RIVALS = {"train": [[2000.0], [1000.0]], "inference": [[500.0], [800.0]], "matrix product": [[40.0], [40.0]]}
+
+
+def _gpu_page(times: dict) -> Page:
+    versions = {name: {"keras": "3.0"} for name in times}
+    # 10 steps of 100 images per call.
+    part = Part("resnet50", 5.0, 100, 10, 5000, Comparison(times, versions, environment(PLAN)))
+    return Page("A GPU, 80 GB", "1.2", 224, [part], ["densenet121: no PyTorch row"])
+
+
+def test_gpu_page(tmp_path) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib, to plot")
+    page = _gpu_page({"ours": RATES, gpu.RIVAL: RIVALS})
+    # Ours: 1000 images in 1, 1.25 and 2 s; the peak is 2 * 5000³ * 10 FLOP in 22.5 ms: 111.1 TFLOP/s. Training is
+    # 800 images/s * 5e9 * 2 * 3 = 24 TFLOP/s of it, inference 2,000 * 1e10 = 20.
+    assert page.parts[0].peak == pytest.approx(111.11, rel=1e-3)
+    assert page.cells()[1:] == [
+        ["resnet50 (100)", "ours", "800 (500–1,000)", "1.25 (0.5–2)", "21.6%", "2,000 (2,000–2,500)", "0.75 (0.5–1)", "18.0%"],
+        ["resnet50 (100)", gpu.RIVAL, "750 (500–1,000)", "1 (1–1)", "20.2%", "1,625 (1,250–2,000)", "1 (1–1)", "14.6%"],
+    ]  # fmt: skip
+    names = [path.name for path in page.write(tmp_path)]
+    assert names == ["gpu_a_gpu_80_gb.md", "gpu_a_gpu_80_gb.json", "gpu_a_gpu_80_gb.png"]
+    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
+    assert (tmp_path / names[0]).read_text("utf-8").splitlines()[-1] == "* densenet121: no PyTorch row"
+    (part,) = json.loads((tmp_path / names[1]).read_text("utf-8"))["parts"]
+    assert part["milliseconds_by_round"]["ours"]["train"][0] == {"fastest": 1000.0, "median": 1125.0, "calls": 2}
+
+
+def test_gpu_page_without_a_rival() -> None:
+    assert [row[3::3] for row in _gpu_page({"ours": RATES}).cells()[1:]] == [["–", "–"]]
+
+
+def test_a_missing_rival_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "can_import", lambda _python, module: module != "timm")
+    line = gpu.rival(None, "resnet50", {}, anywhere=False)
+    assert line == "resnet50: no PyTorch row, since timm is not installed (--torch-python names another interpreter)"
+    with pytest.raises(SystemExit, match="'other' cannot import timm"):
+        gpu.rival("other", "resnet50", {}, anywhere=False)
+
+
+def test_a_missing_backend_or_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="must be one of jax, tensorflow, torch, not 'mxnet'"):
+        gpu.gpu_of(["mxnet"], anywhere=True)
+    monkeypatch.setattr(gpu, "can_import", lambda _python, _module: False)
+    with pytest.raises(SystemExit, match="jax is not installed here"):
+        gpu.gpu_of(["jax"], anywhere=True)
+    monkeypatch.undo()
+    pytest.importorskip("jax", reason="needs JAX")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(SystemExit, match="jax sees no GPU here"):
+        gpu.gpu_of(["jax"], anywhere=False)
+
+
+@pytest.mark.slow
+def test_gpu_program_runs_without_tensorflow(tmp_path) -> None:
+    """On the CPU, on JAX, with a network that timm lacks."""
+    pytest.importorskip("jax", reason="needs JAX")
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('hidden')")
+    options = ["--backend", "jax", "--batch", "2", "--steps", "2", "--size", "32", "--matrix", "64", "--rounds", "2"]
+    command = ["-m", "benchmarks.gpu", "resnet20_cifar", *options, "--anywhere", "--folder", str(tmp_path / "results")]
+    surroundings = {**os.environ, "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    finished = subprocess.run([sys.executable, *command], env=surroundings, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    record = json.loads((tmp_path / "results" / "gpu_no_gpu.json").read_text("utf-8"))
+    assert record["missing"] and "resnet20_cifar: no PyTorch row" in record["missing"][0]
+    (part,) = record["parts"]
+    assert part["gmacs"] == pytest.approx(0.0406, rel=0.01)  # He et al., 2015: 0.041 billion
+    assert "jax" in part["versions"]["keras_resnets, jax"]
+    assert [len(turns) for turns in part["milliseconds_by_round"]["keras_resnets, jax"].values()] == [2, 2, 2]
