@@ -44,6 +44,7 @@ bench: $(VENV)/dev.done
 	$(RUN) -m benchmarks.memory
 	$(RUN) -m benchmarks.memory_densenet
 	$(RUN) -m benchmarks.startup
+	$(RUN) -m benchmarks.weights
 
 tables: $(VENV)/dev.done
 	$(RUN) -m docs.tables
