@@ -265,6 +265,8 @@ def _create(variant: Variant, include_top: bool, weights: str | os.PathLike | No
             options: dict[str, Any]) -> Network:  # fmt: skip
     from keras_resnets.weights import load_weights, resolve
 
+    if not isinstance(include_top, bool):
+        raise ValueError(f"include_top must be True or False, not {include_top!r}")
     source = resolve(variant, weights)
     spec = variant.spec.replace(options)
     smallest = 4 if variant.input_size == 32 else spec.smallest_input

@@ -130,7 +130,8 @@ def download_weights(name: str, entry: WeightsEntry) -> Path:
     if place == "package":
         return _DATA / file
     with without_values():
-        return converted(create_model(name), entry)
+        network = create_model(name)
+    return converted(network, entry)
 
 
 def is_here(name: str, entry: WeightsEntry) -> bool:
