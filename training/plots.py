@@ -74,7 +74,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str], title: str) -> Fig
     return figure
 
 
-def predictions(images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str],
+def predictions(images: Sequence[np.ndarray], labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str],
                 title: str, count: int = 32) -> Figure:  # fmt: skip
     """The `count` images whose true class got the lowest probability, the worst first."""
     true = probabilities[np.arange(len(labels)), labels]
