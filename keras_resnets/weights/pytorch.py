@@ -140,10 +140,10 @@ def keras_arrays(state: Mapping[str, np.ndarray], paths: Iterable[str], rules: A
     """
     left, arrays = dict(state), {}
     for path in paths:
-        name, _, spelled_as_conv = (pytorch_name(path, rules) or "").partition("|1x1")
+        name, spelled_as_conv, _ = (pytorch_name(path, rules) or "").partition("|1x1")
         if name in left:
             array = left.pop(name)
-            arrays[path] = _from_torch(array, array.ndim if not spelled_as_conv or array.ndim < 4 else 2)
+            arrays[path] = _from_torch(array, 2 if spelled_as_conv and array.ndim == 4 else array.ndim)
     return {**arrays, **left}
 
 
