@@ -261,7 +261,7 @@ DAMAGED = {
     "not a dictionary": (several(number(1)), {}, "it holds no tensors by name"),
     "a bare tensor": (tensor("0", 24, (24,), (1,)), X, "it holds no tensors by name"),
     "itself inside": (b"}q\x00X\x05\x00\x00\x00modelh\x00s", {}, "it holds no tensors by name"),
-    "deep": (deep(200_000), {}, "it holds no tensors by name"),
+    "deep": (deep(100_000), {}, "it holds no tensors by name"),
     "beyond": (mapping(x=tensor("0", 24, (5, 5), (5, 1))), X, r"shape \(5, 5\) reaches beyond"),
     "beyond by offset": (mapping(x=tensor("0", 24, (2,), (1,), 23)), X, "reaches beyond"),
     "beyond by stride": (mapping(x=tensor("0", 24, (2,), (1 << 80,))), X, "reaches beyond"),
