@@ -58,27 +58,36 @@ def fit(network: Network, arrays: Mapping[str, Any], what: str) -> Fit:
     variables = {v.path: v for v in network.variables if not v.path.endswith(REGULARISER_STATES)}
     own = {path: tuple(variable.shape) for path, variable in variables.items()}
     given = {path: tuple(array.shape) for path, array in arrays.items() if path in own or path not in HEAD}
-    notes = []
-    for path in [path for path in own if path.endswith("predictions/kernel")]:
-        if path in given and given[path] != own[path] and given[path][:-1] == own[path][:-1]:
-            head = path.removesuffix("/kernel")
-            notes.append(f"{'head' if path in HEAD else head} {given[path][-1]}→{own[path][-1]} new")
-            for shapes in (own, given):
-                for name in (path, f"{head}/bias"):
-                    shapes.pop(name, None)
+    notes = _leave_new_heads(own, given)
     channels = network.input_shape[-1]
     problems = [f"{path}: missing" for path in own if path not in given]
     problems += [f"{path}: unexpected" for path in given if path not in own]
-    for path in own.keys() & given.keys():
-        if given[path] == own[path]:
+    for path, shape in own.items():
+        if given.get(path, shape) == shape:
             continue
-        if channels != 3 and own[path][2:3] == (channels,) and given[path] == (*own[path][:2], 3, *own[path][3:]):
+        if channels != 3 and shape[2:3] == (channels,) and given[path] == (*shape[:2], 3, *shape[3:]):
             notes.append(f"input channels 3→{channels} adapted")
         else:
-            problems.append(f"{path}: shape {given[path]}, expected {own[path]}")
+            problems.append(f"{path}: shape {given[path]}, expected {shape}")
     if problems:
         raise ValueError(f"{what}: {misfit(network, len(variables), problems)}")
     return Fit({path: variables[path] for path in own}, len(variables), notes)
+
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _leave_new_heads(own: Shapes, given: Shapes) -> list[str]:
+    """Takes classifiers that differ in the number of classes alone out of both, and says so of each."""
+    notes = []
+    for path in [path for path in own if path.endswith("predictions/kernel")]:
+        if given.get(path, own[path]) != own[path] and given[path][:-1] == own[path][:-1]:
+            head = path.removesuffix("/kernel")
+            notes.append(f"{'head' if path in HEAD else head} {given[path][-1]}→{own[path][-1]} new")
+            for shapes in (own, given):
+                for variable in (path, f"{head}/bias"):
+                    shapes.pop(variable, None)
+    return notes
 
 
 def adapted_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
