@@ -53,9 +53,9 @@ KERNELS: dict[str, Callable[[Any, Any], Any]] = {"bilinear": _triangle, "bicubic
 def resize_and_crop(images: Any, input_size: int, crop: float, interpolation: str, dtype: str, backend: Any) -> Any:
     """Tensors resized and cropped as Pillow does it, up to rounding.
 
-    Columns, then rows, are products with matrices, which have no more than the crop needs: a transform of any size on any
-    device, for `tf.data` and export as well. (`keras.ops.image.resize` cannot crop a size that is only known at run time, has
-    no kernel for GPUs in TensorFlow, and does not round between the passes.)
+    Columns, then rows, are products with matrices, which have no more than the crop needs, and which every backend, `tf.data`
+    and exported graphs can compute for sizes that are known at run time only. (`keras.ops.image.resize` computes what
+    is cut off, and does not round between the passes.)
 
     Args:
         images: `(…, height, width, channels)`, pixels from 0 to 255.

@@ -152,7 +152,7 @@ def labelled(members: Sequence[Member], source: Source) -> tuple[np.ndarray, tup
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code: 0, 1 for wrong input, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     console = Console()
     try:
         report, evaluation, folder = run(options, console)
@@ -217,7 +217,7 @@ def _report(members: Sequence[Member], source: Source, answers: Answers, evaluat
                           evaluation.top(5), tuple(answers.skipped), round(seconds, 1))  # fmt: skip
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate", description="Evaluate networks on labelled images."
     )
