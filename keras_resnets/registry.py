@@ -56,6 +56,23 @@ class WeightsEntry:
     test_top5: float | None = None
 
 
+class Weights(dict[str, WeightsEntry]):
+    """Entries by tag. "imagenet" is found as well, without being listed: it is the first entry of 1000 classes."""
+
+    def __missing__(self, tag: str) -> WeightsEntry:
+        if tag == "imagenet":
+            for entry in self.values():
+                if entry.classes == 1000:
+                    return entry
+        raise KeyError(tag)
+
+    def __contains__(self, tag: object) -> bool:
+        try:
+            return bool(self[tag])  # type: ignore[index]
+        except KeyError:
+            return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """One row: a named network.
@@ -82,9 +99,9 @@ class Variant:
     classes: int = 1000
 
     @property
-    def weights(self) -> dict[str, WeightsEntry]:
+    def weights(self) -> Weights:
         """Published weights by tag, the default ("imagenet") first."""
-        return _published_weights().get(self.name, {})
+        return _published_weights().get(self.name, Weights())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +114,7 @@ class ModelInfo:
         cio: convolutional input/output: elements of the feature maps that all convolutions read and write, see
             `costs.LayerCost` (the HarDNet paper prints millions).
         input_size: side of the square image in pixels.
-        weights: published ones by tag, the default first.
+        weights: published ones by tag, the default first; "imagenet" finds the first of 1000 classes.
     """
 
     name: str
@@ -108,7 +125,7 @@ class ModelInfo:
     cio: int
     input_size: int
     paper: str
-    weights: dict[str, WeightsEntry]
+    weights: Weights
 
     @property
     def moc(self) -> float:
@@ -132,11 +149,11 @@ def _read_data(name: str) -> str:
 
 
 @functools.cache
-def _published_weights() -> dict[str, dict[str, WeightsEntry]]:
-    table: dict[str, dict[str, WeightsEntry]] = {}
+def _published_weights() -> dict[str, Weights]:
+    table: dict[str, Weights] = {}
     for row in csv.DictReader(_read_data("weights.csv").splitlines()):
         mean, std = NORMALISATION[row["normalisation"]]
-        table.setdefault(row["network"], {})[row["tag"]] = WeightsEntry(
+        table.setdefault(row["network"], Weights())[row["tag"]] = WeightsEntry(
             tag=row["tag"],
             source=row["source"],
             classes=int(row["classes"]),
@@ -197,7 +214,7 @@ def _builder(variant: Variant) -> Callable[..., Network]:
         return _create(variant, include_top, weights, input_tensor, input_shape, pooling, classes, classifier_activation,
                        name, options)  # fmt: skip
 
-    default = "imagenet" if any(entry.classes == 1000 for entry in variant.weights.values()) else None
+    default = "imagenet" if "imagenet" in variant.weights else None
     signature = inspect.signature(build)
     parameters = [p.replace(default=default) if p.name == "weights" else p for p in signature.parameters.values()]
     if default is not None:
@@ -305,7 +322,7 @@ def model_info(name: str) -> ModelInfo:
     variant = find(name)
     params, gmacs, cio = sizes().get(name) or measure(name)
     return ModelInfo(variant.name, variant.family, variant.builder, params, gmacs, cio, variant.input_size, variant.paper,
-                     dict(variant.weights))  # fmt: skip
+                     Weights(variant.weights))  # fmt: skip
 
 
 def measure(name: str) -> Sizes:

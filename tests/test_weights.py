@@ -131,6 +131,16 @@ def test_bad_weights(name: str, arguments: dict, message: str) -> None:
         kr.create_model(name, **arguments)
 
 
+def test_imagenet_is_the_first_of_a_thousand_classes() -> None:
+    """It is found like a tag, and not listed beside the tags."""
+    weights = kr.model_info("resnet50").weights
+    assert weights["imagenet"] is next(iter(weights.values())) and weights["imagenet"].classes == 1000
+    assert "imagenet" in weights and "imagenet" not in list(weights) and "imagenat" not in weights
+    with pytest.raises(KeyError):
+        kr.model_info("resnet20_cifar").weights["imagenet"]
+    assert "imagenet" not in kr.model_info("plain18").weights
+
+
 def test_builders_default_to_published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights that are not to be had must not become random ones, whatever the number of classes."""
     monkeypatch.setenv("KERAS_RESNETS_OFFLINE", "1")

@@ -47,16 +47,14 @@ def published(variant: Variant, tag: str) -> WeightsEntry:
     Raises:
         ValueError: there are none of that name; the message says which there are.
     """
-    entries = dict(variant.weights)
-    for entry in variant.weights.values():
-        if entry.classes == 1000:
-            entries.setdefault("imagenet", entry)
+    entries = variant.weights
     if tag in entries:
         return entries[tag]
     a_file = f"the path of a {', '.join(_FILE_TYPES[:-1])} or {_FILE_TYPES[-1]} file"
     if not entries:
         raise ValueError(f"{variant.name!r} has no published weights: weights must be None or {a_file}, not {tag!r}")
-    raise ValueError(f"unknown weights {tag!r} of {variant.name!r}: {nearest(tag, entries)} (or None, or {a_file})")
+    tags = [*(["imagenet"] if "imagenet" in entries else []), *entries]
+    raise ValueError(f"unknown weights {tag!r} of {variant.name!r}: {nearest(tag, tags)} (or None, or {a_file})")
 
 
 def resolve(variant: Variant, weights: str | os.PathLike | None) -> WeightsEntry | Path | None:
