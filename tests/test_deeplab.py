@@ -104,10 +104,10 @@ def test_training_finds_the_bright_half(policy: str) -> None:
         {name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in model.output},
         loss_weights={"logits": 1.0, "aux_logits": 0.2},
     )
-    losses = model.fit(images, {name: masks for name in model.output}, epochs=12, batch_size=8, verbose=0).history[
+    losses = model.fit(images, {name: masks for name in model.output}, epochs=8, batch_size=8, verbose=0).history[
         "loss"
     ]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_file_is_read_by_a_fresh_process(tmp_path: pathlib.Path) -> None:

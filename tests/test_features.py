@@ -202,7 +202,8 @@ def test_levels_of_keras_applications_v2() -> None:
 
 
 def test_other_input_channels_and_unknown_size() -> None:
-    network = kr.create_model("densenet121", weights=None, include_top=False, input_shape=(None, None, 5))
+    options = {"weights": None, "include_top": False, "depths": (1, 1, 1, 1)}
+    network = kr.create_model("densenet121", input_shape=(None, None, 5), **options)
     image = np.random.default_rng(0).normal(size=(1, 40, 64, 5)).astype("float32")
     shapes = [tuple(map_.shape[1:3]) for map_ in kr.feature_extractor(network)(image).values()]
     assert shapes == [(10, 16), (5, 8), (2, 4), (1, 2)]

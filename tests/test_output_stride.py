@@ -36,7 +36,7 @@ STRIDED_BY_CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "fusenet_resnet98": SHALLOW,
     "dpn68": SHALLOW,
 }
-IN_SHORT_RUN = ("resnet18", "resnet50_v1", "resnet50_v2")
+IN_SHORT_RUN = ("resnet18", "resnet50_v2")
 REDUCTION = {"C2": 4, "C3": 8, "C4": 16, "C5": 32}
 
 
@@ -122,11 +122,11 @@ def test_every_output_stride_has_the_same_weights(name: str) -> None:
     with without_values():
         models = {
             stride: kr.create_model(name, weights=None, include_top=False, input_shape=(96, 64, 3), output_stride=stride)
-            for stride in (32, 16, 8)
+            for stride in (32, 8)
         }  # fmt: skip
         kr.feature_extractor(models[8])
     described = [[(v.path, v.shape) for v in model.weights] for model in models.values()]
-    assert described[0] == described[1] == described[2]
+    assert described[0] == described[1]
     for stride, model in models.items():
         sizes = {level: model.get_layer(level).output.shape[1:3] for level in REDUCTION}
         assert sizes == {level: (96 // min(stride, r), 64 // min(stride, r)) for level, r in REDUCTION.items()}
