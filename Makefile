@@ -67,5 +67,6 @@ $(VENV)/demo.done: $(VENV)/made pyproject.toml setup.py
 # the machine's package index offers it; without it the tests and benchmarks that need it say that they are skipped.
 $(VENV)/dev.done: $(VENV)/demo.done
 	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[keras-hub]' 2>/dev/null || echo "KerasHub cannot be installed here: its tests are skipped."
 	$(PIP) 'torch==2.13.0+cpu' 2>/dev/null || echo "No CPU build of PyTorch here: what compares with it is skipped."
 	touch $@

@@ -5,7 +5,9 @@ from keras_resnets import _startup  # noqa: F401  first, see there
 
 # isort: on
 from keras_resnets import layers
+from keras_resnets.deeplab import deeplab_v3
 from keras_resnets.export import ExportReport, export
+from keras_resnets.feature_pyramid import feature_pyramid
 from keras_resnets.features import feature_extractor
 from keras_resnets.fusion import fuse
 from keras_resnets.models import BUILDERS as _BUILDERS
@@ -23,8 +25,10 @@ __all__ = [
     "WeightsEntry",
     "create_model",
     "decode_predictions",
+    "deeplab_v3",
     "export",
     "feature_extractor",
+    "feature_pyramid",
     "freeze",
     "fuse",
     "layers",
