@@ -64,7 +64,9 @@ class Spec:
         known = [field.name for field in dataclasses.fields(self)]
         for option in options:
             if option == "output_stride" and option not in known:
-                raise ValueError("output_stride cannot be chosen: this family pools between its stages, or is for small images")
+                raise ValueError(
+                    "output_stride cannot be chosen: this family pools between its stages, or is for small images"
+                )
             if option not in known:
                 raise ValueError(f"unknown option {option!r}: {nearest(option, known)}")
         return dataclasses.replace(self, **options)
