@@ -1,5 +1,6 @@
 """What every test of the package shares: the quiet environment, markers, precision fixtures."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -24,6 +25,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_RESNETS_HOME", str(tmp_path_factory.mktemp("home")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_heap_of_old_networks() -> Iterator[None]:
+    """Networks are full of reference cycles, which the collector alone finds too late among TensorFlow's many objects."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

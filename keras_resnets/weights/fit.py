@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from keras_resnets.assembly import Network
-from keras_resnets.weights.pytorch import REGULARISER_STATES, misfit
+from keras_resnets.registry import find
+from keras_resnets.weights.pytorch import REGULARISER_STATES, misfit, pytorch_name
 
 HEAD = ("predictions/kernel", "predictions/bias")
 
@@ -60,7 +61,13 @@ def fit(network: Network, arrays: Mapping[str, Any], what: str) -> Fit:
     given = {path: tuple(array.shape) for path, array in arrays.items() if path in own or path not in HEAD}
     notes = _leave_new_heads(own, given)
     channels = network.input_shape[-1]
-    problems = [f"{path}: missing" for path in own if path not in given]
+    rules = find(network.variant).pytorch_names
+
+    def known_as(path: str) -> str:
+        """A variable's path, and what PyTorch's checkpoints call it."""
+        return f"{path} ({(pytorch_name(path, rules) or '').removesuffix('|1x1')})"
+
+    problems = [f"{known_as(path)}: missing" for path in own if path not in given]
     problems += [f"{path}: unexpected" for path in given if path not in own]
     for path, shape in own.items():
         if given.get(path, shape) == shape:
@@ -68,7 +75,7 @@ def fit(network: Network, arrays: Mapping[str, Any], what: str) -> Fit:
         if channels != 3 and shape[2:3] == (channels,) and given[path] == (*shape[:2], 3, *shape[3:]):
             notes.append(f"input channels 3→{channels} adapted")
         else:
-            problems.append(f"{path}: shape {given[path]}, expected {shape}")
+            problems.append(f"{known_as(path)}: shape {given[path]}, expected {shape} in Keras' layout")
     if problems:
         raise ValueError(f"{what}: {misfit(network, len(variables), problems)}")
     return Fit({path: variables[path] for path in own}, len(variables), notes)
