@@ -195,8 +195,7 @@ def _predict(options: argparse.Namespace) -> None:
     network = _open(options.model, options.weights)
     if not isinstance(network, Network):
         raise ValueError(f"model {options.model!r} is not a network of this package: its preprocessing is unknown")
-    size = network.input_shape[1] or expected_input(network).input_size
-    entry = dataclasses.replace(expected_input(network), input_size=size)
+    entry = expected_input(network)
     images = np.stack([load_image(path, entry) for path in options.images])
     probabilities = network.predict(preprocess_input(images, network), verbose=0)
     top = min(5, probabilities.shape[-1]) if options.top is None else options.top
