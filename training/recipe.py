@@ -1,6 +1,7 @@
 """Recipes: what to train, on what, how. One YAML file each, checked key by key against the dataclasses below."""
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -71,26 +72,49 @@ class AugmentRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerRecipe:
-    """Stochastic gradient descent with momentum, see `training.optimizers.SGD`.
+    """Stochastic gradient descent with momentum or LAMB, see `training.optimizers`.
 
     Attributes:
         lr: learning rate at the end of the warm-up.
-        l2: coupled weight decay of convolution and dense kernels.
+        lr_batch: batch size that `lr` is meant for; other batch sizes scale it in proportion (Goyal et al., 2017, arXiv
+            1706.02677). 0 leaves it as it is.
+        momentum, nesterov: of "sgd".
+        l2: coupled weight decay of convolution and dense kernels, of "sgd".
+        weight_decay: of convolution and dense kernels, within the update, of "lamb".
     """
 
-    name: Literal["sgd"] = "sgd"
+    name: Literal["sgd", "lamb"] = "sgd"
     lr: NotNegative
+    lr_batch: Annotated[int, Between(0)] = 0
     momentum: Fraction = 0.9
     nesterov: bool = True
     l2: NotNegative = 0.0
+    weight_decay: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        for key, owner in (("l2", "sgd"), ("weight_decay", "lamb")):
+            if getattr(self, key) and self.name != owner:
+                raise ValueError(f"optimizer.{key} is for {owner!r}, the optimizer is {self.name!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleRecipe:
-    """The learning rate over the steps, see `training.schedules.WarmupCosine`."""
+    """The learning rate over the steps, see `training.schedules`.
 
-    name: Literal["cosine"] = "cosine"
+    Attributes:
+        name: "cosine" down to zero, or "step".
+        warmup_epochs: of linear rise.
+        drop_epochs: where "step" multiplies the rate by `factor`.
+    """
+
+    name: Literal["cosine", "step"] = "cosine"
     warmup_epochs: NotNegative = 0.0
+    drop_epochs: tuple[NotNegative, ...] = ()
+    factor: Annotated[float, Between(0, 1)] = 0.1
+
+    def __post_init__(self) -> None:
+        if bool(self.drop_epochs) != (self.name == "step"):
+            raise ValueError("schedule.drop_epochs must be given for 'step', and for no other schedule")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +147,8 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The recipe with every default written out, as `load_recipe` reads it."""
-        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True, width=120)
+        content = json.loads(json.dumps(dataclasses.asdict(self)))  # tuples as lists
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
 
 
 class _Loader(yaml.SafeLoader):

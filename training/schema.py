@@ -25,7 +25,7 @@ def convert(value: Any, hint: Any, key: str = "") -> Any:
 
     Args:
         value: numbers, text, lists and mappings, as a YAML file holds them.
-        hint: a dataclass, int, float, bool, str, `Literal`, `Annotated` with `Between`, `dict[str, Any]`.
+        hint: a dataclass, int, float, bool, str, `Literal`, `Annotated` with `Between`, `dict[str, Any]`, `tuple[TYPE, ...]`.
         key: where `value` stands, such as "optimizer.lr"; for the messages.
 
     Raises:
@@ -45,6 +45,10 @@ def convert(value: Any, hint: Any, key: str = "") -> Any:
         return value
     if origin is dict:
         return dict(_require_mapping(value, key))
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{key} must be a list, not {value!r}")
+        return tuple(convert(item, arguments[0], f"{key}[{place}]") for place, item in enumerate(value))
     if not _is_a(value, hint):
         raise ValueError(
             f"{key} must be {_NAMES[hint]}, not {value!r} ({_NAMES.get(type(value), type(value).__name__)})"

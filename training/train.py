@@ -23,10 +23,10 @@ from keras_resnets.features import without_auxiliary
 from keras_resnets.preprocessing import Preprocess
 from training import callbacks, plots
 from training.data import LabelledImages, load_data, training_batches
-from training.optimizers import SGD
+from training.optimizers import LAMB, SGD
 from training.recipe import Recipe, flatten, load_recipe
 from training.run_folder import RunFolder, read_log, replacing
-from training.schedules import WarmupCosine
+from training.schedules import WarmupCosine, WarmupSteps
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
@@ -70,11 +70,28 @@ def steps_per_epoch(recipe: Recipe, data: LabelledImages) -> int:
     return steps
 
 
+def make_schedule(recipe: Recipe, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """The learning rate over a run of `steps` steps per epoch, scaled for the recipe's batch size."""
+    peak, schedule = recipe.optimizer.lr, recipe.schedule
+    if recipe.optimizer.lr_batch:
+        peak *= recipe.batch_size / recipe.optimizer.lr_batch
+    warmup_steps = round(schedule.warmup_epochs * steps)
+    if schedule.name == "step":
+        return WarmupSteps(peak, warmup_steps, [round(epoch * steps) for epoch in schedule.drop_epochs], schedule.factor)
+    return WarmupCosine(peak, warmup_steps, recipe.epochs * steps)
+
+
+def make_optimizer(recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    """The recipe's optimizer with its schedule."""
+    wanted, schedule = recipe.optimizer, make_schedule(recipe, steps)
+    if wanted.name == "lamb":
+        return LAMB(schedule, wanted.weight_decay)
+    return SGD(schedule, wanted.momentum, wanted.nesterov, wanted.l2)
+
+
 def compile_network(network: Network, recipe: Recipe, steps: int) -> None:
     """Gives `network` the recipe's loss and an optimizer with its state, ready to be trained or restored."""
-    warmup_steps = round(recipe.schedule.warmup_epochs * steps)
-    schedule = WarmupCosine(recipe.optimizer.lr, warmup_steps, recipe.epochs * steps)
-    optimizer = SGD(schedule, recipe.optimizer.momentum, recipe.optimizer.nesterov, recipe.optimizer.l2)
+    optimizer = make_optimizer(recipe, steps)
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=recipe.label_smoothing)
     if isinstance(network.output, dict):  # Keras averages each output's own loss over batches, whatever their sizes
         cross_entropy = keras.metrics.CategoricalCrossentropy("cross_entropy", label_smoothing=recipe.label_smoothing)

@@ -12,8 +12,8 @@ import tensorflow as tf
 import keras_resnets as kr
 from keras_resnets.layers import DropBlock
 from training.callbacks import DropBlockSchedule
-from training.optimizers import SGD
-from training.schedules import WarmupCosine
+from training.optimizers import LAMB, SGD
+from training.schedules import WarmupCosine, WarmupSteps
 
 TRAJECTORY = json.loads((reference.FOLDER / "trajectory.json").read_text("utf-8"))
 
@@ -39,6 +39,58 @@ def test_no_warmup() -> None:
 def test_warmup_as_long_as_the_run() -> None:
     with pytest.raises(ValueError, match="shorter than the run of 10 steps"):
         WarmupCosine(0.1, 10, 10)
+
+
+def test_steps_of_the_first_resnets() -> None:
+    """A tenth at epochs 30, 60, 90 of ten steps each, after two epochs of warm-up."""
+    schedule = WarmupSteps(0.1, 20, [300, 600, 900])
+    known = {
+        0: 0.005,
+        9: 0.05,
+        19: 0.1,
+        20: 0.1,
+        299: 0.1,
+        300: 0.01,
+        599: 0.01,
+        600: 1e-3,
+        899: 1e-3,
+        900: 1e-4,
+        2000: 1e-4,
+    }
+    np.testing.assert_allclose([float(schedule(step)) for step in known], list(known.values()), rtol=1e-5)
+    assert float(WarmupSteps(0.5, 0, [], 0.1)(7)) == 0.5
+    halves = WarmupSteps(8.0, 0, [1, 3], 0.5)
+    np.testing.assert_allclose([float(halves(step)) for step in range(5)], [8, 4, 4, 2, 2])
+
+
+@pytest.mark.parametrize("warmup, drops, factor", [(0, [5, 5], 0.1), (0, [5, 4], 0.1), (6, [5], 0.1), (0, [0], 0.1), (0, [5], 0.0),
+                                                   (0, [5], 1.5)])  # fmt: skip
+def test_steps_refuse(warmup: int, drops: list[int], factor: float) -> None:
+    with pytest.raises(ValueError, match=r"drops must ascend|factor must be"):
+        WarmupSteps(0.1, warmup, drops, factor)
+
+
+@pytest.mark.usefixtures("float64")
+def test_lamb_of_timm() -> None:
+    """Four steps of timm 1.0.31's LAMB under changing rates; the gradient is clipped in the first three."""
+    golden = json.loads((reference.FOLDER.parent / "data" / "lamb.json").read_text("utf-8"))
+    kernel, bias = (keras.Variable(np.array(golden["start"][name])) for name in ("kernel", "bias"))
+    optimizer = LAMB(0.0, weight_decay=golden["weight_decay"])
+    for step in golden["steps"]:
+        optimizer.learning_rate = step["rate"]
+        optimizer.apply([tf.constant(gradient, tf.float64) for gradient in step["gradients"]], [kernel, bias])
+        np.testing.assert_allclose(kernel.numpy(), step["kernel"], rtol=1e-12)
+        np.testing.assert_allclose(bias.numpy(), step["bias"], rtol=1e-12)
+
+
+def test_lamb_of_zeros() -> None:
+    """A weight of norm 0 takes the unscaled step; a gradient of 0 moves nothing but the decay."""
+    kernel, still = keras.Variable(np.zeros((2, 2), "float32")), keras.Variable(np.zeros((2, 2), "float32"))
+    LAMB(0.1, weight_decay=0.01).apply([tf.ones((2, 2)), tf.zeros((2, 2))], [kernel, still])
+    np.testing.assert_allclose(kernel.numpy(), -0.1, rtol=1e-4)
+    np.testing.assert_array_equal(still.numpy(), 0)
+    with pytest.raises(ValueError, match="weight_decay must be at least 0, not -1"):
+        LAMB(0.1, weight_decay=-1)
 
 
 def step_by_hand(
@@ -71,8 +123,11 @@ def test_sgd_refuses(wrong: dict[str, float]) -> None:
         SGD(0.1, **wrong)
 
 
-def test_configuration_round_trip() -> None:
-    optimizer = SGD(WarmupCosine(0.1, 2, 9), momentum=0.7, nesterov=False, l2=0.01)
+@pytest.mark.parametrize("optimizer", [
+    SGD(WarmupCosine(0.1, 2, 9), momentum=0.7, nesterov=False, l2=0.01),
+    LAMB(WarmupSteps(0.1, 2, [4, 7], 0.2), weight_decay=0.02, beta_1=0.8, epsilon=1e-5, global_clipnorm=None),
+])  # fmt: skip
+def test_configuration_round_trip(optimizer: keras.optimizers.Optimizer) -> None:
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert copy.get_config() == optimizer.get_config()
 
