@@ -6,6 +6,19 @@ from typing import Any
 import keras
 from keras import ops
 
+from training.recipe import Recipe
+
+
+def make_optimizer(recipe: Recipe, schedule: Any) -> keras.optimizers.Optimizer:
+    """The optimizer of `recipe` with its learning rate, a number or a schedule. It clips nothing: `clip_norm` is for who has
+    the gradient of the whole batch."""
+    wanted = recipe.optimizer
+    if wanted.name == "lamb":
+        return LAMB(schedule, wanted.weight_decay)
+    if wanted.name == "rmsprop":
+        return RMSProp(schedule, wanted.rho, wanted.momentum, wanted.epsilon, wanted.l2, wanted.l2_on)
+    return SGD(schedule, wanted.momentum, wanted.nesterov, wanted.l2, wanted.l2_on)
+
 
 @keras.saving.register_keras_serializable("keras_resnets_training")
 class SGD(keras.optimizers.Optimizer):
@@ -20,21 +33,19 @@ class SGD(keras.optimizers.Optimizer):
         learning_rate: a number or a schedule.
         momentum: at least 0, below 1.
         nesterov: look ahead by one step.
-        l2: decay of every weight of two or more dimensions; biases and normalisation parameters have none.
+        l2, l2_on: decay of "kernels", weights of two or more dimensions, or of "all" weights, biases and normalisation
+            parameters as well.
         **kwargs: as in `keras.optimizers.Optimizer`.
 
     Raises:
-        ValueError: `momentum` or `l2` is out of range.
+        ValueError: `momentum`, `l2` or `l2_on` is not allowed.
     """
 
     def __init__(self, learning_rate: Any = 0.1, momentum: float = 0.9, nesterov: bool = True, l2: float = 0.0,
-                 name: str = "SGD", **kwargs: Any) -> None:  # fmt: skip
+                 l2_on: str = "kernels", name: str = "SGD", **kwargs: Any) -> None:  # fmt: skip
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, not {momentum!r}")
-        if not l2 >= 0:
-            raise ValueError(f"l2 must be at least 0, not {l2!r}")
-        self.momentum, self.nesterov, self.l2 = momentum, nesterov, l2
+        _require(momentum, l2, l2_on)
+        self.momentum, self.nesterov, self.l2, self.l2_on = momentum, nesterov, l2, l2_on
 
     def build(self, variables: Any) -> None:
         if self.built:
@@ -43,9 +54,7 @@ class SGD(keras.optimizers.Optimizer):
         self.velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        gradient = ops.cast(gradient, variable.dtype)
-        if self.l2 and len(variable.shape) > 1:
-            gradient = gradient + self.l2 * variable
+        gradient = _decayed(ops.cast(gradient, variable.dtype), variable, self.l2, self.l2_on)
         velocity = self.velocities[self._get_variable_index(variable)]
         moved = self.momentum * velocity + gradient
         self.assign(velocity, moved)
@@ -53,37 +62,103 @@ class SGD(keras.optimizers.Optimizer):
         self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * step)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov, "l2": self.l2}
+        own = {"momentum": self.momentum, "nesterov": self.nesterov, "l2": self.l2, "l2_on": self.l2_on}
+        return {**super().get_config(), **own}
+
+
+def _require(momentum: float, l2: float, l2_on: str) -> None:
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, not {momentum!r}")
+    if not l2 >= 0:
+        raise ValueError(f"l2 must be at least 0, not {l2!r}")
+    if l2_on not in ("kernels", "all"):
+        raise ValueError(f"l2_on must be 'kernels' or 'all', not {l2_on!r}")
+
+
+def _decayed(gradient: Any, variable: Any, l2: float, l2_on: str) -> Any:
+    """The gradient with that of `l2 / 2 * Σ w²`."""
+    return gradient + l2 * variable if l2 and (l2_on == "all" or len(variable.shape) > 1) else gradient
+
+
+@keras.saving.register_keras_serializable("keras_resnets_training")
+class RMSProp(keras.optimizers.Optimizer):
+    """Gradients over the root of their running mean of squares, with momentum: TensorFlow 1's, which trained the Inceptions.
+
+    With gradient `g` of weight `w`: `g += l2 * w`, `s = rho * s + (1 - rho) * g²` beginning with 1,
+    `m = momentum * m + lr * g / sqrt(s + epsilon)`, then `w -= m`. `keras.optimizers.RMSprop` begins with 0, which makes the first
+    steps larger.
+
+    Args:
+        learning_rate: a number or a schedule.
+        rho: weight of the old mean of squares.
+        momentum: at least 0, below 1.
+        epsilon: added to the mean of squares, inside the root; 1 for the Inceptions.
+        l2, l2_on: as in `SGD`.
+        **kwargs: as in `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: `rho`, `momentum`, `epsilon`, `l2` or `l2_on` is not allowed.
+    """
+
+    def __init__(self, learning_rate: Any = 0.045, rho: float = 0.9, momentum: float = 0.9, epsilon: float = 1.0,
+                 l2: float = 0.0, l2_on: str = "kernels", name: str = "RMSProp", **kwargs: Any) -> None:  # fmt: skip
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        if not 0 <= rho < 1:
+            raise ValueError(f"rho must be at least 0 and below 1, not {rho!r}")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be above 0, not {epsilon!r}")
+        _require(momentum, l2, l2_on)
+        self.rho, self.momentum, self.epsilon, self.l2, self.l2_on = rho, momentum, epsilon, l2, l2_on
+
+    def build(self, variables: Any) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self.squares = self.add_optimizer_variables(variables, "square", initializer="ones")
+        self.velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        gradient = _decayed(ops.cast(gradient, variable.dtype), variable, self.l2, self.l2_on)
+        place = self._get_variable_index(variable)
+        square, velocity = self.squares[place], self.velocities[place]
+        mean = self.rho * square + (1 - self.rho) * ops.square(gradient)
+        self.assign(square, mean)
+        step = ops.cast(learning_rate, variable.dtype) * gradient / ops.sqrt(mean + self.epsilon)
+        moved = self.momentum * velocity + step
+        self.assign(velocity, moved)
+        self.assign_sub(variable, moved)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon, "l2": self.l2, "l2_on": self.l2_on}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("keras_resnets_training")
 class LAMB(keras.optimizers.Optimizer):
     """Adam with a step in proportion to each weight's norm, for large batches (You et al., 2020, arXiv 1904.00962).
 
-    As in timm, with which the "ResNet strikes back" recipes were trained: the gradient over all weights is clipped to norm 1,
-    the update is `m / (sqrt(v) + epsilon)` with both averages freed of their bias, plus `weight_decay * w`; it is scaled by
-    the ratio of the norms of weight and update, and by the rate. Weights of one dimension, biases and normalisation
-    parameters, have neither decay nor scaling. `keras.optimizers.Lamb` decays beside the scaled update, which is another
-    optimizer.
+    As in timm, with which the "ResNet strikes back" recipes were trained: the update is `m / (sqrt(v) + epsilon)` with both
+    averages freed of their bias, plus `weight_decay * w`; it is scaled by the ratio of the norms of weight and update, and by
+    the rate. Weights of one dimension, biases and normalisation parameters, have neither decay nor scaling. Their gradient
+    was clipped to norm 1 over all weights before, which is left to the caller here. `keras.optimizers.Lamb` decays
+    beside the scaled update, which is another optimizer.
 
     Args:
         learning_rate: a number or a schedule.
         weight_decay: at least 0.
         beta_1, beta_2: of the averages of the gradient and of its square.
         epsilon: added to the root.
-        global_clipnorm: largest norm of the gradient over all weights; None for no limit.
-        **kwargs: as in `keras.optimizers.Optimizer`.
+        **kwargs: as in `keras.optimizers.Optimizer`, such as `global_clipnorm`.
 
     Raises:
         ValueError: `weight_decay` is below 0.
     """
 
     def __init__(self, learning_rate: Any = 0.005, weight_decay: float = 0.0, beta_1: float = 0.9, beta_2: float = 0.999,
-                 epsilon: float = 1e-6, global_clipnorm: float | None = 1.0, name: str = "LAMB",
-                 **kwargs: Any) -> None:  # fmt: skip
+                 epsilon: float = 1e-6, name: str = "LAMB", **kwargs: Any) -> None:  # fmt: skip
         if not weight_decay >= 0:
             raise ValueError(f"weight_decay must be at least 0, not {weight_decay!r}")
-        super().__init__(learning_rate=learning_rate, global_clipnorm=global_clipnorm, name=name, **kwargs)
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.decay, self.beta_1, self.beta_2, self.epsilon = weight_decay, beta_1, beta_2, epsilon
 
     def build(self, variables: Any) -> None:

@@ -15,6 +15,7 @@ from training.schema import Between, convert
 
 RECIPES = Path(__file__).parent / "recipes"
 
+SOURCES = ("digits", "folder", "tfds", "tfrecord")
 Fraction = Annotated[float, Between(0, 1)]
 Positive = Annotated[int, Between(1)]
 NotNegative = Annotated[float, Between(0)]
@@ -67,6 +68,12 @@ class DataRecipe:
     test_crop: Annotated[float, Between(0.1, 1)] = 1.0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     repeats: Positive = 1
+
+    def __post_init__(self) -> None:
+        kind, colon, place = self.source.partition(":")
+        if (kind == "digits") == bool(colon) or kind not in SOURCES or bool(colon) != bool(place):
+            raise ValueError(f"data.source: unknown source {self.source!r}: {nearest(kind, SOURCES)} (digits, folder:PATH, "
+                             "tfds:NAME, tfrecord:FOLDER)")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,7 +179,8 @@ class ScheduleRecipe:
 
     Attributes:
         name: "cosine" down to `final` of the rate; "step"; "exponential"; or "constant".
-        warmup_epochs: of linear rise.
+        warmup_epochs: of rise.
+        warmup: "linear", or "constant" at the share `warmup_from` of the rate.
         warmup_from: share of the rate that the warm-up starts at; 0 for the first of as many equal parts as it has steps.
         drop_epochs: where "step" multiplies the rate by `factor`.
         factor: of "step", and of "exponential" every `every_epochs`.
@@ -182,6 +190,7 @@ class ScheduleRecipe:
 
     name: Literal["cosine", "step", "exponential", "constant"] = "cosine"
     warmup_epochs: NotNegative = 0.0
+    warmup: Literal["linear", "constant"] = "linear"
     warmup_from: Fraction = 0.0
     drop_epochs: tuple[NotNegative, ...] = ()
     factor: Annotated[float, Between(0, 1)] = 0.1
@@ -225,7 +234,8 @@ class Recipe:
         batch_size: images per optimizer step, over all replicas; the last, smaller batch of an epoch is left out.
         accumulate: parts that a replica's share of the batch is computed in, one after the other, to save memory.
         precision: in which convolutions are computed; weights and statistics are float32 in any.
-        loss: "softmax" cross-entropy, or "sigmoid" (binary cross-entropy of every class, summed: "ResNet strikes back").
+        loss: "softmax" cross-entropy, or "sigmoid" (the mean over the classes of their binary cross-entropies: "ResNet
+            strikes back").
         aux_weight: of the loss of auxiliary logits, which is added to that of the others; above 0 for networks that have
             them (`model.options.aux_logits` of Inception-v3), and for no other.
         label_smoothing: share of the target probability that is spread over all classes.
