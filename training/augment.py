@@ -1,10 +1,51 @@
-"""Random changes of training images, on batches, in plain TensorFlow operations."""
+"""Random changes of training images, in plain TensorFlow operations.
+
+Each is a function of the image and of a seed, which names the image's place in the run; draws for one change are independent of
+those for another.
+"""
 
 import math
 
 import tensorflow as tf
 
+from training.colour import jitter, lighting
+from training.draws import seed_for
+from training.policies import apply_policy
 from training.recipe import AugmentRecipe
+
+ERASED_AREA = (0.02, 1 / 3)  # share of the image
+ERASED_ASPECT = (0.3, 1 / 0.3)
+ERASING_TRIALS = 10
+
+
+def augment_image(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
+    """All changes that the recipe asks for between the crop and the preprocessing.
+
+    Args:
+        image: `(height, width, 3)`, pixels 0..255, uint8 or float32.
+        recipe: the changes: policy (unless `policy_first`), flip, affine map, colour, lighting, in this order.
+        seed: two integers, of the example.
+
+    Returns:
+        float32 image of the same shape.
+    """
+    if not recipe.policy_first:
+        image = apply_policy(image, recipe, seed)
+    image = tf.cast(image, tf.float32)
+    if recipe.flip:
+        image = random_flip(image, seed_for("flip", seed))
+    if recipe.shift or recipe.rotation or recipe.zoom or recipe.shear:
+        image = random_affine(image[tf.newaxis], recipe, seed_for("affine", seed))[0]
+    image = jitter(image, recipe, seed_for("jitter", seed))
+    if recipe.lighting:
+        image = lighting(image, recipe.lighting, seed_for("lighting", seed))
+    return image
+
+
+def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Left and right exchanged, or not, with equal chances."""
+    mirrored = tf.random.stateless_uniform((), seed) < 0.5
+    return tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
 
 
 def random_affine(images: tf.Tensor, amounts: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
@@ -39,3 +80,41 @@ def random_affine(images: tf.Tensor, amounts: AugmentRecipe, seed: tf.Tensor) ->
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
     )
+
+
+def erase(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
+    """Sets a random rectangle to 0, with the recipe's probability (Zhong et al., 2017, arXiv 1708.04896).
+
+    A share of 0.02 to 1/3 of the image, height over width from 0.3 to 3.3 (uniform in its logarithm): the first of ten
+    trials that is smaller than the image, or nothing.
+
+    Args:
+        image: `(height, width, channels)`, preprocessed: 0 is the mean.
+        recipe: `erasing` is the probability.
+        seed: two integers, of the example.
+
+    Returns:
+        An image of the same shape and type.
+    """
+    if not recipe.erasing:
+        return image
+    wanted, area, aspect, place = tf.split(
+        tf.random.stateless_uniform((2 + 2 * ERASING_TRIALS + 1,), seed_for("erase", seed)),
+        [1, ERASING_TRIALS, ERASING_TRIALS, 2],
+    )
+    low, high = (math.log(end) for end in ERASED_ASPECT)
+    sides = tf.shape(image)[:2]
+    area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area) * tf.cast(tf.reduce_prod(sides), tf.float32)
+    aspect = tf.exp(low + (high - low) * aspect)
+    trials = tf.cast(tf.round(tf.sqrt([area * aspect, area / aspect])), tf.int32)
+    fits = tf.reduce_all(trials < sides[:, tf.newaxis], axis=0)
+    size = trials[:, tf.argmax(fits)] * tf.cast(tf.reduce_any(fits) & (wanted[0] < recipe.erasing), tf.int32)
+    start = tf.cast(place * tf.cast(sides - size + 1, tf.float32), tf.int32)
+    rows, columns = (_within(sides[axis], start[axis], size[axis]) for axis in (0, 1))
+    return tf.where((rows[:, tf.newaxis] & columns)[..., tf.newaxis], tf.zeros((), image.dtype), image)
+
+
+def _within(count: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Which of `count` places are among the `size` ones from `start` on."""
+    places = tf.range(count)
+    return (places >= start) & (places < start + size)
