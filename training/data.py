@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_resnets.assembly import nearest
 from training.augment import random_affine
 from training.recipe import AugmentRecipe, DataRecipe
 
@@ -28,6 +29,17 @@ class LabelledImages:
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    title: str = "images in memory"
+
+    @property
+    def train_count(self) -> int:
+        """How many images there are to train on."""
+        return len(self.train)
+
+    @property
+    def test_count(self) -> int:
+        """How many images are held out."""
+        return len(self.test)
 
 
 def digits(recipe: DataRecipe) -> LabelledImages:
@@ -49,6 +61,7 @@ def digits(recipe: DataRecipe) -> LabelledImages:
         Split(train_images, train_labels),
         Split(test_images, test_labels),
         tuple(str(name) for name in source.target_names),
+        "handwritten digits",
     )
 
 
@@ -58,6 +71,20 @@ SOURCES: dict[str, Callable[[DataRecipe], LabelledImages]] = {"digits": digits}
 def load_data(recipe: DataRecipe) -> LabelledImages:
     """The images of the source that `recipe` names."""
     return SOURCES[recipe.source](recipe)
+
+
+Data = LabelledImages
+
+
+def open_data(recipe: DataRecipe) -> Data:
+    """The images of the source that `recipe` names.
+
+    Raises:
+        ValueError: there is no such source.
+    """
+    if recipe.source not in SOURCES:
+        raise ValueError(f"data.source {recipe.source!r} is unknown: {nearest(recipe.source, SOURCES)}")
+    return load_data(recipe)
 
 
 def training_batches(split: Split, classes: int, preprocess: Callable[[tf.Tensor], tf.Tensor], augment: AugmentRecipe,
