@@ -23,16 +23,24 @@ def training_loss(recipe: Recipe) -> Loss:
 
         classification(logits) + aux_weight * classification(aux_logits) + distillation.weight * distilled(logits)
 
-    with `softmax_cross_entropy` or `sigmoid_cross_entropy` for the classification, and `distillation_loss`.
+    with `softmax_cross_entropy` or `sigmoid_cross_entropy` for the classification, on targets that are `smoothed` and then,
+    with `target_threshold`, 0 or 1; and `distillation_loss`.
     """
     classification = {"softmax": softmax_cross_entropy, "sigmoid": sigmoid_cross_entropy}[recipe.loss]
     distillation = recipe.distillation
 
+    def prepared(targets: Any) -> Any:
+        targets = smoothed(_wide(targets), recipe.label_smoothing)
+        if not recipe.target_threshold:
+            return targets
+        return ops.cast(targets > recipe.target_threshold, targets.dtype)
+
     def loss(targets: Any, outputs: Any, teacher_logits: Any = None) -> Any:
         logits = outputs["logits"] if isinstance(outputs, dict) else outputs
-        total = classification(targets, logits, recipe.label_smoothing)
+        targets = prepared(targets)
+        total = classification(targets, logits)
         if isinstance(outputs, dict):
-            total += recipe.aux_weight * classification(targets, outputs["aux_logits"], recipe.label_smoothing)
+            total += recipe.aux_weight * classification(targets, outputs["aux_logits"])
         if teacher_logits is not None:
             total += distillation.weight * distillation_loss(teacher_logits, logits, distillation.temperature)
         return total
@@ -43,18 +51,18 @@ def training_loss(recipe: Recipe) -> Loss:
 def smoothed(targets: Any, share: float) -> Any:
     """`targets` with a share of their weight spread evenly: `(1 - share) * target + share / classes` (Szegedy et al., 2015,
     arXiv 1512.00567, section 7). The true class has its part of the share too."""
-    targets = _wide(targets)
     return targets * (1 - share) + share / targets.shape[-1] if share else targets
 
 
-def softmax_cross_entropy(targets: Any, logits: Any, smoothing: float = 0.0) -> Any:
-    """`-Σ target * log softmax(logits)`, the targets `smoothed`: `(batch, classes)` twice to `(batch,)`."""
-    return -ops.sum(smoothed(targets, smoothing) * ops.log_softmax(_wide(logits)), axis=-1)
+def softmax_cross_entropy(targets: Any, logits: Any) -> Any:
+    """`-Σ target * log softmax(logits)`: `(batch, classes)` twice to `(batch,)`."""
+    return -ops.sum(_wide(targets) * ops.log_softmax(_wide(logits)), axis=-1)
 
 
-def sigmoid_cross_entropy(targets: Any, logits: Any, smoothing: float = 0.0) -> Any:
-    """The mean over the classes of the binary cross-entropy of `sigmoid(logits)`, the targets `smoothed`."""
-    targets, logits = smoothed(targets, smoothing), _wide(logits)
+def sigmoid_cross_entropy(targets: Any, logits: Any) -> Any:
+    """The mean over the classes of the binary cross-entropies of `sigmoid(logits)`, as in timm: every class is a question of
+    its own. The sum would have the gradient of as many times the learning rate, and be clipped far more."""
+    targets, logits = _wide(targets), _wide(logits)
     each = ops.maximum(logits, 0) - logits * targets + ops.log1p(ops.exp(-ops.abs(logits)))
     return ops.mean(each, axis=-1)
 

@@ -25,7 +25,7 @@ def make_schedule(recipe: Recipe, steps_per_epoch: int) -> "WarmupSchedule":
     def steps(epochs: float) -> int:
         return round(epochs * steps_per_epoch)
 
-    warmup = {"warmup_from": wanted.warmup_from, "warmup": wanted.warmup}
+    warmup: dict[str, Any] = {"warmup_from": wanted.warmup_from, "warmup": wanted.warmup}
     warmup_steps, total_steps = steps(wanted.warmup_epochs), recipe.epochs * steps_per_epoch
     if warmup_steps >= total_steps:
         raise ValueError(
