@@ -1,10 +1,156 @@
-"""AutoAugment and RandAugment."""
+"""AutoAugment and RandAugment: which operations an image gets, and how strong they are.
+
+Strength is a level of 0 to 10, from which every operation's own argument follows.
+"""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from training import policy_operations as ops
+from training.draws import seed_for
 from training.recipe import AugmentRecipe
+
+HIGHEST = 10.0
+APPLIED = 0.5  # chance of each operation that RandAugment has drawn, as in the code behind "ResNet strikes back"
+
+# Image, level and sign (1 or -1, with equal chances) to image.
+Operation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def _plain(operation: Callable[[tf.Tensor], tf.Tensor]) -> Operation:
+    """An operation that has no strength."""
+    return lambda image, level, sign: operation(image)
+
+
+def _scaled(operation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], argument: Callable) -> Operation:
+    """An operation whose argument is a function of the level, and of the sign if it takes one."""
+    return lambda image, level, sign: operation(image, argument(level, sign))
+
+
+def _signed(most: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Up to `most`, in both directions."""
+    return lambda level, sign: sign * (level * most / HIGHEST)
+
+
+def _whole(most: float, level: tf.Tensor) -> tf.Tensor:
+    """Up to `most`, rounded down."""
+    return tf.floor(level * most / HIGHEST)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "auto_contrast": _plain(ops.auto_contrast),
+    "equalize": _plain(ops.equalize),
+    "invert": _plain(ops.invert),
+    "rotate": _scaled(ops.rotate, _signed(30.0)),
+    "posterize": _scaled(ops.posterize, lambda level, sign: tf.maximum(4 - _whole(4.0, level), 1)),
+    "solarize": _scaled(ops.solarize, lambda level, sign: 256 - _whole(256.0, level)),
+    "solarize_add": _scaled(ops.solarize_add, lambda level, sign: _whole(110.0, level)),
+    "shear_x": _scaled(ops.shear_x, _signed(0.3)),
+    "shear_y": _scaled(ops.shear_y, _signed(0.3)),
+    "translate_x": _scaled(ops.translate_x, _signed(0.45)),
+    "translate_y": _scaled(ops.translate_y, _signed(0.45)),
+}
+ENHANCEMENTS = {"color": ops.color, "contrast": ops.contrast, "brightness": ops.brightness, "sharpness": ops.sharpness}
+
+# Away from the image (1) in both directions: 0.1 to 1.9 at the highest level, nothing at 0.
+RANDAUGMENT = OPERATIONS | {
+    name: _scaled(operation, lambda level, sign: 1 + sign * (level * 0.9 / HIGHEST))
+    for name, operation in ENHANCEMENTS.items()
+}
+# From weaker than the image to stronger: 0.1 at level 0, 1.9 at the highest.
+AUTOAUGMENT = OPERATIONS | {
+    name: _scaled(operation, lambda level, sign: 0.1 + level * 1.8 / HIGHEST)
+    for name, operation in ENHANCEMENTS.items()
+}
+
+# The 25 sub-policies found for ImageNet (Cubuk et al., 2018, table 9): two operations each, with probability and level.
+Step = tuple[str, float, int]
+SUB_POLICIES: tuple[tuple[Step, Step], ...] = (
+    (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
+    (("solarize", 0.6, 5), ("auto_contrast", 0.6, 5)),
+    (("equalize", 0.8, 8), ("equalize", 0.6, 3)),
+    (("posterize", 0.6, 7), ("posterize", 0.6, 6)),
+    (("equalize", 0.4, 7), ("solarize", 0.2, 4)),
+    (("equalize", 0.4, 4), ("rotate", 0.8, 8)),
+    (("solarize", 0.6, 3), ("equalize", 0.6, 7)),
+    (("posterize", 0.8, 5), ("equalize", 1.0, 2)),
+    (("rotate", 0.2, 3), ("solarize", 0.6, 8)),
+    (("equalize", 0.6, 8), ("posterize", 0.4, 6)),
+    (("rotate", 0.8, 8), ("color", 0.4, 0)),
+    (("rotate", 0.4, 9), ("equalize", 0.6, 2)),
+    (("equalize", 0.0, 7), ("equalize", 0.8, 8)),
+    (("invert", 0.6, 4), ("equalize", 1.0, 8)),
+    (("color", 0.6, 4), ("contrast", 1.0, 8)),
+    (("rotate", 0.8, 8), ("color", 1.0, 0)),
+    (("color", 0.8, 8), ("solarize", 0.8, 7)),
+    (("sharpness", 0.4, 7), ("invert", 0.6, 8)),
+    (("shear_x", 0.6, 5), ("equalize", 1.0, 9)),
+    (("color", 0.4, 0), ("equalize", 0.6, 3)),
+    (("equalize", 0.4, 7), ("solarize", 0.2, 4)),
+    (("solarize", 0.6, 5), ("auto_contrast", 0.6, 5)),
+    (("invert", 0.6, 4), ("equalize", 1.0, 8)),
+    (("color", 0.6, 4), ("contrast", 1.0, 8)),
+    (("equalize", 0.8, 8), ("equalize", 0.6, 3)),
+)
 
 
 def apply_policy(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
-    """The image changed by the recipe's policy; unchanged if it has none."""
+    """The image changed by the recipe's policy; as it is without one.
+
+    Args:
+        image: `(height, width, 3)`, pixels 0..255, uint8 or float32, which is rounded first.
+        recipe: `policy`, and for "randaugment" the number of operations and their level.
+        seed: two integers, of the example.
+
+    Returns:
+        An image of the same shape and type; whole numbers if there is a policy.
+    """
+    if recipe.policy == "none":
+        return image
+    change = _autoaugment if recipe.policy == "autoaugment" else _randaugment
+    changed = change(_to_uint8(image), recipe, seed_for("policy", seed))
+    return tf.ensure_shape(tf.cast(changed, image.dtype), image.shape)
+
+
+def _to_uint8(image: tf.Tensor) -> tf.Tensor:
+    return image if image.dtype == tf.uint8 else tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
+
+def _randaugment(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
+    count = recipe.policy_ops
+    places, chances, signs = tf.unstack(tf.random.stateless_uniform((3, count), seed))
+    noise = tf.random.stateless_normal((count,), seed_for("noise", seed), stddev=recipe.policy_noise)
+    levels = tf.clip_by_value(recipe.policy_magnitude + noise, 0.0, HIGHEST)
+    chosen = tf.cast(places * len(RANDAUGMENT), tf.int32)
+    operations = list(RANDAUGMENT.values())
+    for number in range(count):
+        image = _perhaps(image, operations, chosen[number], chances[number] < APPLIED, levels[number], signs[number])
     return image
+
+
+def _autoaugment(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
+    draws = tf.random.stateless_uniform((5,), seed)
+    row = tf.cast(draws[0] * len(SUB_POLICIES), tf.int32)
+    names = list(AUTOAUGMENT)
+    for step in range(2):
+        steps = [sub_policy[step] for sub_policy in SUB_POLICIES]
+        chosen = tf.constant([names.index(name) for name, _, _ in steps])[row]
+        chance = tf.constant([probability for _, probability, _ in steps])[row]
+        level = tf.constant([float(level) for _, _, level in steps])[row]
+        image = _perhaps(image, list(AUTOAUGMENT.values()), chosen, draws[1 + step] < chance, level, draws[3 + step])
+    return image
+
+
+def _perhaps(
+    image: tf.Tensor,
+    operations: list[Operation],
+    chosen: tf.Tensor,
+    wanted: tf.Tensor,
+    level: tf.Tensor,
+    draw: tf.Tensor,
+) -> tf.Tensor:
+    """The chosen operation if it is wanted; only that one is carried out."""
+    sign = tf.where(draw < 0.5, -1.0, 1.0)
+    branches = [lambda operation=operation: operation(image, level, sign) for operation in operations]
+    return tf.switch_case(tf.where(wanted, chosen, len(operations)), [*branches, lambda: image])
