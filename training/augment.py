@@ -8,6 +8,7 @@ import math
 
 import tensorflow as tf
 
+from training.boxes import paste
 from training.colour import jitter, lighting
 from training.draws import seed_for
 from training.policies import apply_policy
@@ -45,7 +46,7 @@ def augment_image(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> t
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Left and right exchanged, or not, with equal chances."""
     mirrored = tf.random.stateless_uniform((), seed) < 0.5
-    return tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
+    return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def random_affine(images: tf.Tensor, amounts: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
@@ -98,23 +99,21 @@ def erase(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor
     """
     if not recipe.erasing:
         return image
-    wanted, area, aspect, place = tf.split(
-        tf.random.stateless_uniform((2 + 2 * ERASING_TRIALS + 1,), seed_for("erase", seed)),
-        [1, ERASING_TRIALS, ERASING_TRIALS, 2],
-    )
-    low, high = (math.log(end) for end in ERASED_ASPECT)
+    wanted = tf.random.stateless_uniform((), seed_for("erase", seed)) < recipe.erasing
+    return tf.cond(wanted, lambda: _with_hole(image, seed_for("hole", seed)), lambda: image)
+
+
+def _with_hole(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    draws = tf.random.stateless_uniform((2 * ERASING_TRIALS + 2,), seed)
+    area, aspect, place = tf.split(draws, [ERASING_TRIALS, ERASING_TRIALS, 2])
     sides = tf.shape(image)[:2]
-    area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area) * tf.cast(tf.reduce_prod(sides), tf.float32)
+    low, high = ERASED_AREA
+    area = (low + (high - low) * area) * tf.cast(tf.reduce_prod(sides), tf.float32)
+    low, high = (math.log(end) for end in ERASED_ASPECT)
     aspect = tf.exp(low + (high - low) * aspect)
     trials = tf.cast(tf.round(tf.sqrt([area * aspect, area / aspect])), tf.int32)
     fits = tf.reduce_all(trials < sides[:, tf.newaxis], axis=0)
-    size = trials[:, tf.argmax(fits)] * tf.cast(tf.reduce_any(fits) & (wanted[0] < recipe.erasing), tf.int32)
+    size = trials[:, tf.argmax(fits)] * tf.cast(tf.reduce_any(fits), tf.int32)
     start = tf.cast(place * tf.cast(sides - size + 1, tf.float32), tf.int32)
-    rows, columns = (_within(sides[axis], start[axis], size[axis]) for axis in (0, 1))
-    return tf.where((rows[:, tf.newaxis] & columns)[..., tf.newaxis], tf.zeros((), image.dtype), image)
-
-
-def _within(count: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Which of `count` places are among the `size` ones from `start` on."""
-    places = tf.range(count)
-    return (places >= start) & (places < start + size)
+    hole = tf.zeros(tf.concat([size, tf.shape(image)[2:]], axis=0), image.dtype)
+    return paste(image, hole, start)

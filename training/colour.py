@@ -43,15 +43,6 @@ def jitter(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tenso
     return image
 
 
-def grey(image: tf.Tensor) -> tf.Tensor:
-    """Luminance `(height, width, 1)` of an RGB image."""
-    return tf.tensordot(image, tf.constant(LUMINANCE, tf.float32), 1)[..., tf.newaxis]
-
-
-def _clip(image: tf.Tensor) -> tf.Tensor:
-    return tf.clip_by_value(image, 0.0, 255.0)
-
-
 def brightness(image: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
     """Multiplies by 1 + `amount`."""
     return _clip(image * (1 + amount))
@@ -59,17 +50,23 @@ def brightness(image: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
 
 def contrast(image: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
     """Multiplies the difference from the image's mean luminance by 1 + `amount`."""
-    return _clip(image * (1 + amount) - tf.reduce_mean(grey(image)) * amount)
+    grey = tf.tensordot(tf.reduce_mean(image, (0, 1)), tf.constant(LUMINANCE), 1)
+    return _clip(image * (1 + amount) - grey * amount)
 
 
 def saturation(image: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
     """Multiplies the difference from each pixel's luminance by 1 + `amount`."""
-    return _clip(image * (1 + amount) - grey(image) * amount)
+    to_grey = tf.repeat(tf.constant(LUMINANCE)[:, tf.newaxis], 3, axis=1)
+    return _clip(tf.tensordot(image, (1 + amount) * tf.eye(3) - amount * to_grey, 1))
 
 
 def hue(image: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
-    """Turns the hue by `amount` of the circle."""
-    return tf.image.adjust_hue(image / 255, amount) * 255
+    """Turns the hue by `amount` of the circle; the largest and the smallest of the three values stay."""
+    return tf.image.adjust_hue(image, amount)
+
+
+def _clip(image: tf.Tensor) -> tf.Tensor:
+    return tf.clip_by_value(image, 0.0, 255.0)
 
 
 def lighting(image: tf.Tensor, deviation: float, seed: tf.Tensor) -> tf.Tensor:

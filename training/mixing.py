@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from training.boxes import paste
 from training.draws import seed_for
 from training.recipe import AugmentRecipe
 
@@ -67,7 +68,7 @@ def neighbours(examples: tf.Tensor) -> tf.Tensor:
     """The same examples, with the first and second, the third and fourth … exchanged."""
     shape = tf.shape(examples)
     pairs = tf.reshape(examples, tf.concat([[shape[0] // 2, 2], shape[1:]], axis=0))
-    return tf.ensure_shape(tf.reshape(pairs[:, ::-1], shape), examples.shape)
+    return tf.ensure_shape(tf.reshape(tf.reverse(pairs, [1]), shape), examples.shape)
 
 
 def blend(examples: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
@@ -91,9 +92,6 @@ def cutmix(images: tf.Tensor, labels: tf.Tensor, share: tf.Tensor, seed: tf.Tens
     place = tf.random.stateless_uniform((2,), seed_for("box", seed))
     centre = tf.cast(place * tf.cast(sides, tf.float32), tf.int32)
     low, high = tf.maximum(centre - half, 0), tf.minimum(centre + half, sides)
-    rows, columns = (
-        tf.logical_and(tf.range(sides[axis]) >= low[axis], tf.range(sides[axis]) < high[axis]) for axis in (0, 1)
-    )
-    inside = tf.logical_and(rows[:, tf.newaxis], columns)[tf.newaxis, :, :, tf.newaxis]
+    patch = neighbours(images[:, low[0] : high[0], low[1] : high[1]])
     kept = 1 - tf.reduce_prod(high - low) / tf.reduce_prod(sides)
-    return tf.where(inside, neighbours(images), images), blend(labels, kept)
+    return paste(images, patch, low), blend(labels, kept)
