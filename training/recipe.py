@@ -73,9 +73,8 @@ class Recipe:
     seed: Annotated[int, Between(0, 2**31 - 1)] = 0
 
     def __post_init__(self) -> None:
-        for key, parts in (("accumulate", self.accumulate), ("data.repeats", self.data.repeats)):
-            if self.batch_size % parts:
-                raise ValueError(f"batch_size {self.batch_size} must be a multiple of {key} {parts}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         if (self.augment.mixup or self.augment.cutmix) and self.batch_size % 2:
             raise ValueError(f"batch_size {self.batch_size} must be even: mixup and cutmix take images in pairs")
         for key, epochs in (("test_every", self.test_every), ("augment.mixup_off_epoch", self.augment.mixup_off_epoch)):

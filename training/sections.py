@@ -52,8 +52,8 @@ class DataRecipe:
         test_size: side of the square test images; 0 for `image_size`.
         test_crop: share of the short side that a test image keeps; 1 for sources that are small already.
         interpolation: of every resize.
-        repeats: how many times an image occurs in a batch, augmented differently (Hoffer et al., 2020, arXiv 1901.09335); an
-            epoch has as many steps as without.
+        repeats: how many times an image occurs in a batch, augmented differently (Hoffer et al., 2020, arXiv 1901.09335), but for
+            the last image of a batch that is no multiple of it; an epoch has as many steps as without.
     """
 
     source: str
