@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run: `recipe.yaml`, `environment.json`, `log.csv`, `checkpoint.weights.h5`, `best.keras`, `final.keras`,
+    """Paths of a run: `recipe.yaml`, `environment.json`, `log.csv`, `checkpoints/`, `best.keras`, `final.keras`,
     `curves.png` and `tensorboard/`."""
 
     path: Path
@@ -53,8 +53,8 @@ class RunFolder:
         return self.path / "log.csv"
 
     @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoint.weights.h5"
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
 
     @property
     def best(self) -> Path:
@@ -91,9 +91,10 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the run, and nothing else that is in the folder."""
-        for file in (self.checkpoint, self.log, self.best, self.final, self.curves, self.environment, self.recipe):
+        for file in (self.log, self.best, self.final, self.curves, self.environment, self.recipe):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        for part in (self.checkpoints, self.tensorboard):
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def environment() -> dict[str, Any]:
