@@ -230,16 +230,26 @@ def load_image(path: str | os.PathLike, entry: WeightsEntry) -> np.ndarray:
 def read_image(path: str | os.PathLike) -> "Image.Image":
     """A file as Pillow's RGB image, upright; raises as `load_image` does."""
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         raise ImportError("decoding image files needs Pillow: pip install 'keras-resnets[images]'") from error
     if not os.path.isfile(path):
         raise ValueError(f"image {os.fspath(path)!r} is not a file")
     try:
         with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+            return to_rgb(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, by kind of damage
         raise ValueError(f"image {os.fspath(path)!r} cannot be decoded: {error}") from error
+
+
+def to_rgb(image: "Image.Image") -> "Image.Image":
+    """Pillow's `image` upright, in RGB, without transparency; of 16 bits per pixel the upper 8."""
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # Pillow's own conversion makes everything above 255 white
+        upright = Image.fromarray((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
+    return upright.convert("RGB")
 
 
 def decode_predictions(

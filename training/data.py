@@ -2,34 +2,34 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from keras_resnets.assembly import nearest
 from training.augment import random_affine
+from training.folders import held_out, scan, test_folder
+from training.parts import Files, Part, Split
 from training.recipe import AugmentRecipe, DataRecipe
+from training.tfds import open_tfds
+from training.tfrecords import open_tfrecords
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
-    """uint8 images `(count, height, width, 3)`, 0..255, and their classes `(count,)`."""
+class Data:
+    """Images to train on and images held out.
 
-    images: np.ndarray
-    labels: np.ndarray
+    Attributes:
+        class_names: in the order of the labels.
+        title: what the images are, for people.
+    """
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclasses.dataclass(frozen=True)
-class LabelledImages:
-    """A source cut in two, and the names of its classes."""
-
-    train: Split
-    test: Split
+    train: Part
+    test: Part
     class_names: tuple[str, ...]
-    title: str = "images in memory"
+    title: str
+    _problems: dict[str, str] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     @property
     def train_count(self) -> int:
@@ -40,6 +40,23 @@ class LabelledImages:
     def test_count(self) -> int:
         """How many images are held out."""
         return len(self.test)
+
+    def note_problem(self, name: str, reason: str) -> None:
+        """Remembers that an image could not be decoded."""
+        self._problems[name] = reason
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Names of the images that could not be decoded so far, by this process, and why; others took their place."""
+        return sorted(self._problems.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImages(Data):
+    """Images of equal size, all in memory."""
+
+    train: Split
+    test: Split
+    title: str = "images in memory"
 
 
 def digits(recipe: DataRecipe) -> LabelledImages:
@@ -69,22 +86,63 @@ SOURCES: dict[str, Callable[[DataRecipe], LabelledImages]] = {"digits": digits}
 
 
 def load_data(recipe: DataRecipe) -> LabelledImages:
-    """The images of the source that `recipe` names."""
+    """The images of the source that `recipe` names, one of those that are small enough to be in memory."""
     return SOURCES[recipe.source](recipe)
-
-
-Data = LabelledImages
 
 
 def open_data(recipe: DataRecipe) -> Data:
     """The images of the source that `recipe` names.
 
     Raises:
-        ValueError: there is no such source.
+        ValueError: there is no such source, or it cannot be read.
     """
-    if recipe.source not in SOURCES:
-        raise ValueError(f"data.source {recipe.source!r} is unknown: {nearest(recipe.source, SOURCES)}")
-    return load_data(recipe)
+    kind, _, place = recipe.source.partition(":")
+    if recipe.source == "digits":
+        return digits(recipe)
+    if kind not in OPENERS or not place:
+        known = ("digits", "folder:PATH", "tfds:NAME", "tfrecord:FOLDER")
+        raise ValueError(
+            f"data.source {recipe.source!r} must be one of {', '.join(known)}: {nearest(recipe.source, known)}"
+        )
+    return OPENERS[kind](place, recipe)
+
+
+def folder(place: str, recipe: DataRecipe) -> Data:
+    """Class folders, of which a share is held out; or a folder `train` and one of `val`, `validation`, `test` of such.
+
+    Raises:
+        ValueError: there are no images, or a class is among those for testing only.
+    """
+    path = Path(place)
+    title, test_path = f"folder {path.name}", test_folder(path)
+    if test_path is None:
+        names, files, labels = scan(path)
+        test = held_out(labels, names, recipe.test_fraction, recipe.split_seed)
+        train, held = (
+            Files([files[place] for place in np.flatnonzero(chosen)], labels[chosen]) for chosen in (~test, test)
+        )
+        return Data(train, held, names, title)
+    names, files, labels = scan(path / "train")
+    test_names, test_files, test_labels = scan(test_path)
+    for name in test_names:
+        if name not in names:
+            raise ValueError(f"class {name!r} of {str(test_path)!r} has no folder in {str(path / 'train')!r}: "
+                             + nearest(name, names))  # fmt: skip
+    places = np.array([names.index(name) for name in test_names])
+    return Data(Files(files, labels), Files(test_files, places[test_labels]), names, title)
+
+
+def tfds(name: str, recipe: DataRecipe) -> Data:
+    """A prepared dataset of tensorflow-datasets, see `training.tfds`."""
+    return Data(*open_tfds(name, recipe), f"tfds:{name}")
+
+
+def tfrecord(place: str, recipe: DataRecipe) -> Data:
+    """What `training.make_tfrecords` wrote into a folder; test images are those that it set apart."""
+    return Data(*open_tfrecords(Path(place)), f"records of {Path(place).name}")
+
+
+OPENERS: dict[str, Callable[[str, DataRecipe], Data]] = {"folder": folder, "tfds": tfds, "tfrecord": tfrecord}
 
 
 def training_batches(split: Split, classes: int, preprocess: Callable[[tf.Tensor], tf.Tensor], augment: AugmentRecipe,

@@ -2,6 +2,9 @@
 
 The order of an epoch follows from the seed and the epoch's number, what happens to an image from the seed and its position in
 the run. So a run that starts in the middle, and any number of processes and replicas, see the same global batches.
+
+An image that cannot be decoded is noted (`Data.problems`), and another takes its place, with its own label: the next in the
+order of the epoch that can be decoded. Where none of several can, the image is black and belongs to no class.
 """
 
 import dataclasses
@@ -9,12 +12,15 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from training.augment import random_affine
+from training.augment import erase
 from training.data import Data
+from training.examples import test_size, testing_image, training_image
+from training.images import reason
+from training.mixing import mix
+from training.parts import Part, Taken
 from training.recipe import Recipe
 
-# Added to the seed, so that order, augmentation and mixing draw from streams of their own.
-ORDER = 0x3C6EF372
+Preprocessing = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +69,15 @@ def steps_per_epoch(data: Data, recipe: Recipe) -> int:
     return steps
 
 
-def training_batches(data: Data, recipe: Recipe, preprocess: Callable[[tf.Tensor], tf.Tensor], share: Share = Share(),
+def training_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, share: Share = Share(),
                      first_step: int = 0) -> tf.data.Dataset:  # fmt: skip
     """Batches of every step from `first_step` to the end of the run, one per replica of this process after the other.
 
     Args:
         data: images and labels.
         recipe: of the run.
-        preprocess: applied to float32 images with pixels 0..255, after the augmentation.
+        preprocess: a linear function of every channel; applied to float32 images with pixels 0..255, after the augmentation,
+            before erasing and mixing.
         share: the part of every batch that this process loads.
         first_step: number of the first optimizer step.
 
@@ -79,53 +86,119 @@ def training_batches(data: Data, recipe: Recipe, preprocess: Callable[[tf.Tensor
         one-hot or mixed.
 
     Raises:
-        ValueError: there are fewer images than a batch has, or replicas cannot share it equally.
+        ValueError: there are fewer images than a batch has, replicas cannot share it equally, or `data.repeats` does not
+            divide it.
     """
     size, steps = replica_batch(recipe, share), steps_per_epoch(data, recipe)
-    images, labels = tf.constant(data.train.images), tf.one_hot(data.train.labels, len(data.class_names))
-    mine = share.local * size
-    first = share.worker * mine
+    slots = tf.range(share.worker * share.local * size, (share.worker + 1) * share.local * size)
+    different, repeats = recipe.batch_size // recipe.data.repeats, recipe.data.repeats
+    if recipe.batch_size % repeats:
+        raise ValueError(f"data.repeats {repeats} must be a divisor of batch_size, {recipe.batch_size}")
+    taken = _taken(int(slots[0]), len(slots), different, steps)
+    mean = _mean(preprocess)
 
-    def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(data.train_count), tf.stack([recipe.seed ^ ORDER, tf.cast(epoch, tf.int32)])
+    def epoch_of_examples(epoch: tf.Tensor) -> tf.data.Dataset:
+        epoch = tf.cast(epoch, tf.int32)
+        first = tf.where(epoch == first_step // steps, first_step % steps, 0)
+        handles = data.train.drawn(tf.stack([recipe.seed, epoch]), taken, first)
+
+        def positions(step: tf.Tensor, handles: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            shown = tf.gather(handles, slots % different - taken.low)
+            return shown, (epoch * steps + first + tf.cast(step, tf.int32)) * recipe.batch_size + slots
+
+        return handles.enumerate().map(positions).unbatch()
+
+    def image_of(content: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        seed = tf.stack([recipe.seed, position])
+        image = preprocess(training_image(content, recipe.data, recipe.augment, mean, seed))
+        return erase(image, recipe.augment, seed)
+
+    def example(handles: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, label, _ = _first_decodable(
+            data, data.train, handles, lambda content: image_of(content, position), recipe.data.image_size
         )
-        order = tf.reshape(order[: steps * recipe.batch_size], (steps, recipe.batch_size))[:, first : first + mine]
-        positions = tf.range(steps * recipe.batch_size) + tf.cast(epoch, tf.int32) * steps * recipe.batch_size
-        positions = tf.reshape(positions, (steps, recipe.batch_size))[:, first : first + mine]
-        skipped = tf.where(epoch == first_step // steps, first_step % steps, 0)
-        chosen = tf.data.Dataset.from_tensor_slices((order[skipped:], positions[skipped:]))
-        return chosen.unbatch()
+        return image, tf.one_hot(label, len(data.class_names))
 
-    def example(chosen: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = random_affine(images[chosen][tf.newaxis], recipe.augment, tf.stack([recipe.seed, position]))[0]
-        return preprocess(image), labels[chosen]
+    def mixed(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        step = tf.cast(number // share.local, tf.int32)
+        return mix(*batch, recipe.augment, tf.stack([recipe.seed, step]), step // steps)
 
-    orders = tf.data.Dataset.range(first_step // steps, recipe.epochs).flat_map(epoch_batches)
-    examples = orders.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return examples.batch(size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    epochs = tf.data.Dataset.range(first_step // steps, recipe.epochs).flat_map(epoch_of_examples)
+    examples = epochs.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    batches = examples.batch(size, drop_remainder=True)
+    if recipe.augment.mixup or recipe.augment.cutmix:
+        batches = batches.enumerate(start=first_step * share.local).map(mixed)
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def test_batches(data: Data, recipe: Recipe, preprocess: Callable[[tf.Tensor], tf.Tensor],
-                 share: Share = Share()) -> tf.data.Dataset:  # fmt: skip
-    """The held-out images once, in batches of equal size, as many for every replica.
+def test_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, share: Share = Share()) -> tf.data.Dataset:
+    """The held-out images once, resized, with their centre cut out; in batches of equal size, as many for every replica.
 
     Returns:
-        `(images, one-hot labels, weights)`; weights `(batch,)` are 1, and 0 for what fills the last batches.
+        `(images, one-hot labels, weights)`; weights `(batch,)` are 1, and 0 for what fills the last batches or could not be
+        decoded.
     """
     size = replica_batch(recipe, share)
-    images, labels = tf.constant(data.test.images), tf.one_hot(data.test.labels, len(data.class_names))
-    rounds = -(-data.test_count // recipe.batch_size)
-    mine = share.local * size
-    places = tf.range(rounds * recipe.batch_size)
-    places = tf.reshape(places, (rounds, recipe.batch_size))[:, share.worker * mine : (share.worker + 1) * mine]
+    portion = -(-data.test_count // share.workers)
+    mine = -(-portion // (share.local * size)) * share.local * size
+    start = min(share.worker * portion, data.test_count)
+    stop = min(start + portion, data.test_count)
 
-    def example(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        there = place < data.test_count
-        chosen = tf.where(there, place, 0)
-        return preprocess(tf.cast(images[chosen], tf.float32)), labels[chosen], tf.cast(there, tf.float32)
+    def example(handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        image, label, found = _first_decodable(
+            data, data.test, handle[tf.newaxis], lambda content: preprocess(testing_image(content, recipe.data)),
+            test_size(recipe.data),
+        )  # fmt: skip
+        return image, tf.one_hot(label, len(data.class_names)), tf.cast(found, tf.float32)
 
-    examples = tf.data.Dataset.from_tensor_slices(tf.reshape(places, (-1,))).map(
-        example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    return examples.batch(size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    examples = data.test.in_order(start, stop).map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    nothing = tf.data.Dataset.from_tensors(tuple(tf.zeros(spec.shape) for spec in examples.element_spec)).repeat()
+    return examples.concatenate(nothing).take(mine).batch(size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def _taken(start: int, count: int, different: int, steps: int) -> Taken:
+    """The images that `count` slots of a batch from `start` on show: slot j shows image j modulo `different`."""
+    low = start % different
+    if low + count > different:
+        return Taken(different, 0, different, steps)
+    return Taken(different, low, low + count, steps)
+
+
+def _mean(preprocess: Preprocessing) -> tf.Tensor:
+    """The pixel that a linear `preprocess` takes to zero."""
+    black, white = (tf.reshape(preprocess(tf.fill((1, 1, 3), value)), (3,)) for value in (0.0, 255.0))
+    return 255 * black / (black - white)
+
+
+def _first_decodable(data: Data, part: Part, handles: tf.Tensor, shown: Callable[[tf.Tensor], tf.Tensor],
+                     size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:  # fmt: skip
+    """The first of some images that can be decoded, its label, and whether there is one: else black, and no class."""
+
+    def attempt(number: tf.Tensor, handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        content, label = part.load(handle)
+        return tf.ensure_shape(shown(content), (size, size, 3)), label, number
+
+    if part.always_decodable:
+        image, label, _ = attempt(tf.constant(0), handles[0])
+        return image, label, tf.constant(True)
+
+    def note(failed: tf.Tensor) -> int:
+        for handle in failed:
+            data.note_problem(part.name(handle), _reason(part, handle))
+        return 0
+
+    count = tf.size(handles, tf.int64)
+    attempts = tf.data.Dataset.from_tensor_slices(handles).enumerate().map(attempt).ignore_errors()
+    none = tf.data.Dataset.from_tensors((tf.zeros((size, size, 3)), -1, count))
+    image, label, failures = attempts.concatenate(none).take(1).get_single_element()
+    tf.cond(failures > 0, lambda: tf.py_function(note, [handles[:failures]], tf.int32), lambda: 0)
+    return image, label, failures < count
+
+
+def _reason(part: Part, handle: tf.Tensor) -> str:
+    """Why an image cannot be decoded."""
+    try:
+        content, _ = part.load(handle)
+    except tf.errors.OpError as error:
+        return error.message
+    return reason(content.numpy()) or "it was not readable for a moment"

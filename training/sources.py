@@ -10,9 +10,8 @@ from PIL import Image
 from keras_resnets.assembly import nearest
 from keras_resnets.preprocessing import read_image
 from training.data import Split, load_data
+from training.folders import scan
 from training.recipe import DataRecipe
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,28 +46,9 @@ def digits() -> Source:
 
 
 def folder(path: Path) -> Source:
-    """Image files in one folder per class, which has the name of the class; folders inside those count as well.
-
-    Raises:
-        ValueError: there is no such folder, it has no class folders, or one of these has no image files.
-    """
-    if not path.is_dir():
-        raise ValueError(f"data folder {str(path)!r} does not exist or is no folder")
-    classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise ValueError(
-            f"data folder {str(path)!r} is empty of class folders: it must hold one folder of images per class"
-        )
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, entry in enumerate(classes):
-        found = sorted(file for file in entry.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not found:
-            raise ValueError(f"class folder {str(entry)!r} has no image files ({', '.join(SUFFIXES)})")
-        files += found
-        labels += [label] * len(found)
-    names = tuple(entry.name for entry in classes)
-    return Source(f"folder {path.name}", names, np.array(labels), lambda number: read_image(files[number]))
+    """Image files in one folder per class; raises as `training.folders.scan` does."""
+    names, files, labels = scan(path)
+    return Source(f"folder {path.name}", names, labels, lambda number: read_image(files[number]))
 
 
 def open_source(text: str) -> Source:
