@@ -1,7 +1,8 @@
-"""The learning-rate schedule against its formula, the optimizer against hand-computed steps and the PyTorch trajectory."""
+"""Optimizers against hand-computed steps, timm's, TensorFlow 1's, and the PyTorch trajectory."""
 
 import json
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,62 +13,25 @@ import tensorflow as tf
 import keras_resnets as kr
 from keras_resnets.layers import DropBlock
 from training.callbacks import DropBlockSchedule
-from training.optimizers import LAMB, SGD
-from training.schedules import WarmupCosine, WarmupSteps
+from training.optimizers import LAMB, SGD, RMSProp, make_optimizer
+from training.recipe import load_recipe
+from training.schedules import WarmupCosine, WarmupExponential, WarmupSteps
 
 TRAJECTORY = json.loads((reference.FOLDER / "trajectory.json").read_text("utf-8"))
 
 
-def test_warmup_cosine_of_the_trajectory() -> None:
-    """The rates that the PyTorch reference was trained with."""
-    schedule = WarmupCosine(0.0003, 4, 10)
-    np.testing.assert_allclose(
-        [float(schedule(step)) for step in range(10)], TRAJECTORY["models"]["resnet18"]["lr"], rtol=1e-5, atol=1e-10
-    )
-
-
-def test_warmup_cosine_at_known_angles() -> None:
-    schedule = WarmupCosine(2.0, 5, 17)
-    known = {0: 0.4, 4: 2.0, 5: 2.0, 5 + 4: 1.5, 5 + 6: 1.0, 5 + 8: 0.5, 17: 0.0, 30: 0.0}
-    np.testing.assert_allclose([float(schedule(step)) for step in known], list(known.values()), atol=1e-6)
-
-
-def test_no_warmup() -> None:
-    assert float(WarmupCosine(0.1, 0, 8)(0)) == pytest.approx(0.1)
-
-
-def test_warmup_as_long_as_the_run() -> None:
-    with pytest.raises(ValueError, match="shorter than the run of 10 steps"):
-        WarmupCosine(0.1, 10, 10)
-
-
-def test_steps_of_the_first_resnets() -> None:
-    """A tenth at epochs 30, 60, 90 of ten steps each, after two epochs of warm-up."""
-    schedule = WarmupSteps(0.1, 20, [300, 600, 900])
-    known = {
-        0: 0.005,
-        9: 0.05,
-        19: 0.1,
-        20: 0.1,
-        299: 0.1,
-        300: 0.01,
-        599: 0.01,
-        600: 1e-3,
-        899: 1e-3,
-        900: 1e-4,
-        2000: 1e-4,
-    }
-    np.testing.assert_allclose([float(schedule(step)) for step in known], list(known.values()), rtol=1e-5)
-    assert float(WarmupSteps(0.5, 0, [], 0.1)(7)) == 0.5
-    halves = WarmupSteps(8.0, 0, [1, 3], 0.5)
-    np.testing.assert_allclose([float(halves(step)) for step in range(5)], [8, 4, 4, 2, 2])
-
-
-@pytest.mark.parametrize("warmup, drops, factor", [(0, [5, 5], 0.1), (0, [5, 4], 0.1), (6, [5], 0.1), (0, [0], 0.1), (0, [5], 0.0),
-                                                   (0, [5], 1.5)])  # fmt: skip
-def test_steps_refuse(warmup: int, drops: list[int], factor: float) -> None:
-    with pytest.raises(ValueError, match=r"drops must ascend|factor must be"):
-        WarmupSteps(0.1, warmup, drops, factor)
+def test_optimizers_of_recipes() -> None:
+    """Every number of a recipe arrives; none of them clips, which the training loop does with the whole batch's gradient."""
+    sgd = make_optimizer(load_recipe("resnext_cifar", ["optimizer.momentum=0.8"]), 0.1)
+    assert (sgd.momentum, sgd.nesterov, sgd.l2, sgd.l2_on) == (0.8, True, 5e-4, "all")
+    assert not make_optimizer(load_recipe("he2015"), 0.1).nesterov
+    lamb = make_optimizer(load_recipe("rsb_a1"), 0.1)
+    assert isinstance(lamb, LAMB) and lamb.decay == 0.01 and load_recipe("rsb_a1").optimizer.clip_norm == 1
+    rmsprop = make_optimizer(load_recipe("inception_v3"), 0.1)
+    assert isinstance(rmsprop, RMSProp)
+    assert (rmsprop.rho, rmsprop.momentum, rmsprop.epsilon, rmsprop.l2) == (0.9, 0.9, 1.0, 4e-5)
+    for optimizer in (sgd, lamb, rmsprop):
+        assert optimizer.clipnorm is optimizer.global_clipnorm is optimizer.clipvalue is None
 
 
 @pytest.mark.usefixtures("float64")
@@ -117,19 +81,76 @@ def test_sgd_under_a_changing_rate(nesterov: bool) -> None:
     assert float(bias[0]) == pytest.approx(step_by_hand(4.0, gradients, rates, 0.8, nesterov, l2=0.0), rel=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"momentum": -0.1}, {"l2": -1.0}, {"l2": math.nan}])
-def test_sgd_refuses(wrong: dict[str, float]) -> None:
+def test_l2_on_all_weights() -> None:
+    """Without gradients, a weight of 4 shrinks by 0.1 * 0.25 * 4 = 0.1, and so does a bias if asked."""
+    for optimizer in (SGD, RMSProp):
+        for l2_on in ("kernels", "all"):
+            kernel, bias = (keras.Variable(np.full(shape, 4.0, "float32")) for shape in ((1, 1), (1,)))
+            extra = {"epsilon": 0.1, "rho": 0.9} if optimizer is RMSProp else {"nesterov": False}
+            optimizer(0.1, l2=0.25, l2_on=l2_on, **extra).apply([tf.zeros((1, 1)), tf.zeros((1,))], [kernel, bias])
+            assert float(kernel[0, 0]) == pytest.approx(
+                3.9 if optimizer is SGD else 4 - 0.1 / math.sqrt(0.9 + 0.1 + 0.1)
+            )
+            assert float(bias[0]) == pytest.approx(float(kernel[0, 0]) if l2_on == "all" else 4.0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"momentum": 0.9, "epsilon": 1.0}, {"momentum": 0.0, "rho": 0.5, "epsilon": 1e-3}]
+)
+def test_rmsprop_of_tensorflow_1(settings: dict[str, float]) -> None:
+    """Six steps under changing rates against the optimizer that the Inceptions were trained with."""
+    start = np.random.default_rng(0).standard_normal((3, 2)).astype("float32")
+    theirs, ours = tf.Variable(start), keras.Variable(start)
+    rate = tf.Variable(0.0)
+    named = {"decay": settings.get("rho", 0.9), "momentum": settings["momentum"], "epsilon": settings["epsilon"]}
+    reference, optimizer = tf.compat.v1.train.RMSPropOptimizer(rate, **named), RMSProp(0.0, **settings)
+    for step in range(6):
+        gradient = np.random.default_rng(step).standard_normal((3, 2)).astype("float32") * 3
+        rate.assign(0.1 / (step + 1))
+        optimizer.learning_rate = 0.1 / (step + 1)
+        reference.apply_gradients([(tf.constant(gradient), theirs)])
+        optimizer.apply([tf.constant(gradient)], [ours])
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6)
+    assert np.abs(theirs.numpy() - start).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rho": 1.0}, {"epsilon": 0.0}, {"momentum": 1.0}, {"l2": -1.0}, {"l2_on": "biases"}]
+)
+def test_rmsprop_refuses(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        RMSProp(0.1, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"momentum": 1.0}, {"momentum": -0.1}, {"l2": -1.0}, {"l2": math.nan}, {"l2_on": "biases"}]
+)
+def test_sgd_refuses(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
         SGD(0.1, **wrong)
 
 
 @pytest.mark.parametrize("optimizer", [
     SGD(WarmupCosine(0.1, 2, 9), momentum=0.7, nesterov=False, l2=0.01),
+    SGD(WarmupExponential(0.1, 2, 5, 0.9, warmup_from=0.5, warmup="constant"), l2=0.01, l2_on="all"),
+    RMSProp(WarmupCosine(0.1, 2, 9, 0.05, warmup_from=0.2), rho=0.8, momentum=0.5, epsilon=0.1, l2=0.01, l2_on="all"),
     LAMB(WarmupSteps(0.1, 2, [4, 7], 0.2), weight_decay=0.02, beta_1=0.8, epsilon=1e-5, global_clipnorm=0.5),
 ])  # fmt: skip
 def test_configuration_round_trip(optimizer: keras.optimizers.Optimizer) -> None:
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert copy.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.05), LAMB(0.05), RMSProp(0.1)], ids=lambda optimizer: optimizer.name)
+def test_optimizers_in_fit(optimizer: keras.optimizers.Optimizer) -> None:
+    """Twenty epochs of least squares on a plane, by `compile` and `fit`."""
+    x = np.random.default_rng(0).standard_normal((64, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(optimizer, "mse")
+    losses = model.fit(x, x @ np.array([[1.0], [-2.0], [0.5]], "float32"), epochs=20, batch_size=16, verbose=0).history[
+        "loss"
+    ]
+    assert losses[-1] < 0.1 * losses[0]
 
 
 def test_drop_block_rises_over_the_run() -> None:
