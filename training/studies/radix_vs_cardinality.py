@@ -35,9 +35,9 @@ def figure(table: Sequence[Outcome]) -> Figure:
 STUDY = Study(
     name="radix_vs_cardinality",
     title="Radix against cardinality",
-    question="On ImageNet split attention is worth a point of accuracy: 79.4 % without (radix 0), 80.4 % with one split, 80.6 % with "
-    "two, 80.9 % with four; 81.2 % with four splits and two groups (Zhang et al., 2020). Here with 11 layers of 16 to 64 channels on "
-    "scanned digits.",
+    question="On ImageNet split attention is worth a point of accuracy: 79.4 % without (radix 0), 80.4 % with one "
+    "split, 80.6 % with two, 80.9 % with four; 81.2 % with four splits and two groups (Zhang et al., 2020). "
+    "Here with 11 layers of 16 to 64 channels on scanned digits.",
     variants=tuple(
         Variant(label(radix, cardinality), (f"model.options.radix={radix}", f"model.options.cardinality={cardinality}"))
         for radix, cardinality in SETTINGS

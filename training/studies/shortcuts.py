@@ -31,9 +31,9 @@ def _variant(label: str, skip: str, **options: float) -> Variant:
 STUDY = Study(
     name="shortcuts",
     title="Shortcuts of residual units",
-    question="On CIFAR-10 with 110 layers nothing beats the identity: 6.6 % error, against 12.4 % with both branches halved, "
-    "12.2 % with a 1x1 convolution, 8.7 % with exclusive gates, and no success without a shortcut or with dropout on it (He et al., "
-    "2016). Here with 32 layers on scanned digits.",
+    question="On CIFAR-10 with 110 layers nothing beats the identity: 6.6 % error, against 12.4 % with both branches "
+    "halved, 12.2 % with a 1x1 convolution, 8.7 % with exclusive gates, and no success without a shortcut or "
+    "with dropout on it (He et al., 2016). Here with 32 layers on scanned digits.",
     variants=(
         _variant("identity", "identity"),
         _variant("halved, residual halved", "constant", shortcut_scale=0.5, residual_scale=0.5),

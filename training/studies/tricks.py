@@ -46,9 +46,10 @@ def figure(table: Sequence[Outcome]) -> Figure:
 STUDY = Study(
     name="tricks",
     title="The bag of tricks on digits",
-    question="On ImageNet the tricks take ResNet-50 from 75.9 to 79.3 % (He et al., 2018): large batches cost nothing with warm-up, zero "
-    "gamma and no decay of biases; cosine, label smoothing, distillation and mixup each gain. Here a ResNet-20 with layers half as wide "
-    "on scanned digits. Mixup and distillation make the training error of their rows that of another task.",
+    question="On ImageNet the tricks take ResNet-50 from 75.9 to 79.3 % (He et al., 2018): large batches cost nothing "
+    "with warm-up, zero gamma and no decay of biases; cosine, label smoothing, distillation and mixup each "
+    "gain. Here a ResNet-20 with layers half as wide on scanned digits. Mixup and distillation make the "
+    "training error of their rows that of another task.",
     variants=(
         TEACHER,
         *(
