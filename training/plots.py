@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from training.run_folder import replacing
 
-TRAIN, TEST, RATE, WRONG = "#1f5fa8", "#d1495b", "#4a4a4a", "#c1121f"
+TRAIN, TEST, RATE, WRONG, WAIT = "#1f5fa8", "#d1495b", "#4a4a4a", "#c1121f", "#e08e2b"
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -21,15 +21,19 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def curves(rows: Sequence[dict[str, float]], title: str) -> Figure:
-    """Loss, error and learning rate over the epochs; `rows` are those of the log."""
-    figure = Figure(figsize=(12, 3.9), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
-    loss, error, rate = figure.subplots(1, 3)
+    """Loss, error, learning rate and, where logged, speed over the epochs; `rows` are those of the log."""
+    timed = "images_per_second" in rows[-1]
+    figure = Figure(figsize=(15.5 if timed else 12, 3.9), layout="constrained")
+    panels = figure.subplots(1, 4 if timed else 3)
+    loss, error, rate = panels[:3]
+    tested = [row for row in rows if math.isfinite(row.get("test_accuracy", math.nan))]
     for part, colour, label in (("train", TRAIN, "training, augmented images"), ("test", TEST, "test images")):
-        style = {"color": colour, "label": label, "linewidth": 1.8}
-        loss.plot(epochs, [row[f"{part}_loss"] for row in rows], **style)
-        error.plot(epochs, [100 * (1 - row[f"{part}_accuracy"]) for row in rows], **style)
-    loss.set(title="Loss", ylabel="cross-entropy, smoothed labels", yscale="log")
+        shown = rows if part == "train" else tested
+        style = {"color": colour, "label": label, "linewidth": 1.8, "marker": "." if len(shown) < 3 else None}
+        epochs = [row["epoch"] for row in shown]
+        loss.plot(epochs, [row[f"{part}_loss"] for row in shown], **style)
+        error.plot(epochs, [100 * (1 - row[f"{part}_accuracy"]) for row in shown], **style)
+    loss.set(title="Loss", ylabel="loss, smoothed or mixed labels in training", yscale="log")
     loss.yaxis.set_major_formatter("{x:g}")
     loss.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
     error.set(title="Error", ylabel="wrong predictions", ylim=(0, 100))
@@ -39,15 +43,50 @@ def curves(rows: Sequence[dict[str, float]], title: str) -> Figure:
     error.minorticks_off()
     loss.legend(frameon=False)
     error.legend(frameon=False)
-    rate.plot(epochs, [row["learning_rate"] for row in rows], color=RATE, linewidth=1.8)
-    rate.set(title="Learning rate at the end of the epoch", ylabel="learning rate", ylim=(0, None))
-    for axes in (loss, error, rate):
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    last = rows[-1]
-    figure.suptitle(f"{title}: test accuracy {last['test_accuracy']:.2%} after {last['epoch']:.0f} epochs")
+    _rate(rate, [row["epoch"] for row in rows], [row["learning_rate"] for row in rows])
+    rate.set(title="Learning rate at the end of the epoch")
+    if timed:
+        _speed(panels[3], rows)
+    for axes in panels:
+        _over_epochs(axes)
+    figure.suptitle(f"{title}: test accuracy {tested[-1]['test_accuracy']:.2%} after {tested[-1]['epoch']:.0f} epochs"
+                    if tested else f"{title}: not tested yet")  # fmt: skip
+    return figure
+
+
+def _rate(axes: Axes, epochs: Sequence[float], rates: Sequence[float]) -> None:
+    axes.plot(epochs, rates, color=RATE, linewidth=1.8)
+    axes.set(ylabel="learning rate", ylim=(0, None))
+
+
+def _speed(axes: Axes, rows: Sequence[dict[str, float]]) -> None:
+    """Images per second, and the share of the time that training waited for them."""
+    epochs = [row["epoch"] for row in rows]
+    axes.plot(epochs, [row["images_per_second"] for row in rows], color=RATE, linewidth=1.8, label="images per second")
+    axes.plot([], [], color=WAIT, linewidth=1.4, label="waiting for data (right)")
+    axes.set(title="Speed", ylabel="images per second", ylim=(0, None))
+    share = axes.twinx()
+    share.plot(epochs, [100 * row.get("data_wait", math.nan) for row in rows], color=WAIT, linewidth=1.4)
+    share.set_ylim(0, 100)
+    share.yaxis.set_major_formatter("{x:g} %")
+    share.spines[["top", "left"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _over_epochs(axes: Axes) -> None:
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def learning_rate(epochs: Sequence[float], rates: Sequence[float], title: str) -> Figure:
+    """The schedule of a run."""
+    figure = Figure(figsize=(6.5, 3.9), layout="constrained")
+    axes = figure.subplots()
+    _rate(axes, epochs, rates)
+    _over_epochs(axes)
+    figure.suptitle(f"{title}: learning rate")
     return figure
 
 

@@ -48,7 +48,7 @@ STUDY = Study(
         for order, option in ORDERS.items()
         for layers, blocks in BLOCKS.items()
     ),
-    overrides=("model.name=identity_mappings110_cifar",),
+    overrides=("model.name=identity_mappings110_cifar", "epochs=12", "test_every=12"),
     seeds=3,
     figure=figure,
     findings=findings,
