@@ -19,6 +19,7 @@ ERASED_ASPECT = (0.3, 1 / 0.3)
 ERASING_TRIALS = 10
 
 
+@tf.autograph.experimental.do_not_convert
 def augment_image(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
     """All changes that the recipe asks for between the crop and the preprocessing.
 

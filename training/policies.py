@@ -95,6 +95,7 @@ SUB_POLICIES: tuple[tuple[Step, Step], ...] = (
 )
 
 
+@tf.autograph.experimental.do_not_convert
 def apply_policy(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
     """The image changed by the recipe's policy; as it is without one.
 
