@@ -86,14 +86,11 @@ def training_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, shar
         one-hot or mixed.
 
     Raises:
-        ValueError: there are fewer images than a batch has, replicas cannot share it equally, or `data.repeats` does not
-            divide it.
+        ValueError: there are fewer images than a batch has, or replicas cannot share it equally.
     """
     size, steps = replica_batch(recipe, share), steps_per_epoch(data, recipe)
     slots = tf.range(share.worker * share.local * size, (share.worker + 1) * share.local * size)
-    different, repeats = recipe.batch_size // recipe.data.repeats, recipe.data.repeats
-    if recipe.batch_size % repeats:
-        raise ValueError(f"data.repeats {repeats} must be a divisor of batch_size, {recipe.batch_size}")
+    different = -(-recipe.batch_size // recipe.data.repeats)
     taken = _taken(int(slots[0]), len(slots), different, steps)
     mean = _mean(preprocess)
 

@@ -95,7 +95,9 @@ def _read(paths: tf.Tensor, counts: tf.Tensor, start: tf.Tensor, stop: tf.Tensor
     skipped = tf.clip_by_value(start - before, 0, counts)
     wanted = tf.clip_by_value(stop - before, 0, counts) - skipped
     some = wanted > 0
-    windows = tf.data.Dataset.from_tensor_slices([tf.boolean_mask(value, some) for value in (paths, skipped, wanted)])
+    windows = tf.data.Dataset.from_tensor_slices(
+        tuple(tf.boolean_mask(value, some) for value in (paths, skipped, wanted))
+    )
     return windows.flat_map(
         lambda path, skip, take: tf.data.TFRecordDataset(path, buffer_size=BUFFER).skip(skip).take(take)
     )

@@ -61,10 +61,16 @@ def _keys(builder: Any) -> tuple[str, str]:
 
     keys, features = builder.info.supervised_keys, builder.info.features
     if keys is not None and len(keys) == 2:
-        image, label = (features.get(key) for key in keys)
+        image, label = (features[key] for key in keys)
         if isinstance(image, tfds.features.Image) and isinstance(label, tfds.features.ClassLabel):
             return keys
-    raise ValueError(f"data.source: tfds:{builder.name} is no dataset of images with a class each")
+    raise ValueError(f"data.source: {_title(builder)} is no dataset of images with a class each")
+
+
+def _title(builder: Any) -> str:
+    """What the dataset is called in a recipe."""
+    config = builder.builder_config
+    return f"tfds:{builder.name}/{config.name}" if config is not None else f"tfds:{builder.name}"
 
 
 def _read(builder: Any, split: str, **options: Any) -> tf.data.Dataset:
@@ -72,8 +78,8 @@ def _read(builder: Any, split: str, **options: Any) -> tf.data.Dataset:
         return builder.as_dataset(split=split, shuffle_files=False, **options)
     except AssertionError:  # what tensorflow-datasets raises for data that are not there
         raise ValueError(
-            f"data.source: tfds:{builder.name} is not prepared in {os.fspath(builder.data_dir)!r}: run "
-            f"`tfds build {builder.name}`, or set TFDS_DATA_DIR to where it is"
+            f"data.source: {_title(builder)} is not prepared in {os.fspath(builder.data_dir)!r}: run "
+            f"`tfds build {_title(builder).removeprefix('tfds:')}`, or set TFDS_DATA_DIR to where it is"
         ) from None
 
 
@@ -90,7 +96,7 @@ def _in_memory(builder: Any, split: str, keys: tuple[str, str]) -> Split | Conte
     dataset = _read(builder, split, decoders={image: tfds.decode.SkipDecoding()})
     examples = list(dataset.map(lambda example: (example[image], example[label])).as_numpy_iterator())
     contents, labels = [content for content, _ in examples], np.array([number for _, number in examples])
-    return Contents(contents, labels, f"tfds:{builder.name} {split}")
+    return Contents(contents, labels, f"{_title(builder)} {split}")
 
 
 def _records(builder: Any, split: str, keys: tuple[str, str]) -> Records:
@@ -98,8 +104,8 @@ def _records(builder: Any, split: str, keys: tuple[str, str]) -> Records:
     import tensorflow_datasets as tfds
 
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise ValueError(f"data.source: tfds:{builder.name} is stored as {builder.info.file_format.value}, and only tfrecord "
-                         f"can be read: run `tfds build {builder.name} --file_format tfrecord`")  # fmt: skip
+        raise ValueError(f"data.source: {_title(builder)} is stored as {builder.info.file_format.value}, and only tfrecord can "
+                         "be read: build it with `--file_format=tfrecord`")  # fmt: skip
     (image, label), features = keys, builder.info.features
     decoders = {image: tfds.decode.SkipDecoding()}
 
@@ -110,7 +116,7 @@ def _records(builder: Any, split: str, keys: tuple[str, str]) -> Records:
     def describe(record: tf.Tensor) -> str:
         example = features.deserialize_example(record, decoders=decoders)
         names = [example[key].numpy().decode() for key in ("file_name", "id") if key in example]
-        return f"tfds:{builder.name} {split}, {names[0] if names else 'record without a name'}"
+        return f"{_title(builder)} {split}, {names[0] if names else 'record without a name'}"
 
     info = builder.info.splits[split]
     return Records([Shard(str(path), count) for path, count in zip(info.filepaths, info.shard_lengths, strict=True)],
