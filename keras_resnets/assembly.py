@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import keras
 
-from keras_resnets.layers import AvgPool2D, BlurPool2D, Composite, ConvNorm, MaxPool2D
+from keras_resnets.layers import AvgPool2D, BlurPool2D, Composite, ConvNorm, Dropout, MaxPool2D
 from keras_resnets.layers.base import chain, register_layer
 from keras_resnets.layers.conv import bare_conv, require_channels_last
 
@@ -92,7 +92,7 @@ class Spec:
         """The network's output from what its body returned: global average pool, dropout and classifier."""
         x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(features)
         if self.dropout_rate:
-            x = keras.layers.Dropout(self.dropout_rate, name="dropout")(x)
+            x = Dropout(self.dropout_rate, name="dropout")(x)
         return classifier(x, classes, activation)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops as kops
 
 from keras_resnets.features import feature_extractor
-from keras_resnets.layers import Composite, Conv2D, ConvNorm
+from keras_resnets.layers import Composite, Conv2D, ConvNorm, Dropout
 from keras_resnets.layers.base import Shape, register_layer
 
 NORM: dict[str, Any] = {"epsilon": 1e-5, "momentum": 0.9}
@@ -139,7 +139,7 @@ def _last_levels(network: keras.Model) -> tuple[str, str]:
 def _head(x: Any, channels: int, classes: int, norm: dict[str, Any], image: Any, prefix: str) -> Any:
     """3x3, dropout and the classifier, whose logits stay float32 under mixed precision, at the size of `image`."""
     x = ConvNorm(channels, 3, activation="relu", norm=norm, name=f"{prefix}head")(x)
-    x = keras.layers.Dropout(0.1, name=f"{prefix}dropout")(x)
+    x = Dropout(0.1, name=f"{prefix}dropout")(x)
     dtype = keras.backend.result_type(keras.config.dtype_policy().compute_dtype, "float32")
     x = Conv2D(classes, 1, dtype=dtype, name=f"{prefix}classifier")(x)
     return AlignedUpsampling(dtype=dtype, name=f"{prefix}logits")([x, image])

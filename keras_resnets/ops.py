@@ -311,3 +311,9 @@ def fused_batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, ep
 def replicas_in_sync() -> int:
     """How many replicas of a TensorFlow distribution strategy compute this step together (1 without one)."""
     return tf.distribute.get_strategy().num_replicas_in_sync if _BACKEND == "tensorflow" else 1
+
+
+def replica() -> Any:
+    """Number of the replica that this step is computed for, below `replicas_in_sync()`; an int or a scalar tensor."""
+    context = tf.distribute.get_replica_context() if _BACKEND == "tensorflow" else None
+    return 0 if context is None else context.replica_id_in_sync_group

@@ -8,7 +8,7 @@ from keras_resnets.layers.inception import InceptionModule
 from keras_resnets.layers.involution import Involution
 from keras_resnets.layers.norm import BatchNorm, NormAct
 from keras_resnets.layers.pooling import AvgPool2D, BlurPool2D, MaxPool2D
-from keras_resnets.layers.regularization import DropBlock, StochasticDepth
+from keras_resnets.layers.regularization import DropBlock, Dropout, StochasticDepth
 from keras_resnets.layers.split_attention import SplitAttention
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Conv2D",
     "ConvNorm",
     "DropBlock",
+    "Dropout",
     "DualComplementaryDynamicConvolution",
     "EfficientChannelAttention",
     "InceptionModule",

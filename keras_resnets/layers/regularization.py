@@ -1,4 +1,8 @@
-"""Regularisers that drop structure: stochastic depth and DropBlock."""
+"""Regularisers that drop at random: stochastic depth, DropBlock, dropout.
+
+All replicas of a TensorFlow distribution strategy hold the same seeds, with which Keras' own layers draw the same mask on each of
+them. These draw different ones.
+"""
 
 from typing import Any
 
@@ -6,6 +10,20 @@ import keras
 from keras import ops
 
 from keras_resnets.layers.base import Shape, register_layer
+from keras_resnets.ops import replica, replicas_in_sync
+
+
+class _PerReplica(keras.random.SeedGenerator):
+    """The seeds of `generator`, changed on every replica of a distribution strategy but the first."""
+
+    def __init__(self, generator: keras.random.SeedGenerator) -> None:
+        self.generator = generator
+
+    def next(self, ordered: bool = True) -> Any:
+        seed = self.generator.next(ordered)
+        if replicas_in_sync() == 1:
+            return seed
+        return seed + ops.cast(ops.stack([replica() * 100_003, 0]), seed.dtype)
 
 
 class _Dropping(keras.layers.Layer):
@@ -28,7 +46,8 @@ class StochasticDepth(_Dropping):
     """Drops a residual branch whole, per sample, in training; the identity at inference.
 
     Kept samples are divided by the survival probability, so that inference needs no scaling (timm's form; Huang et al.,
-    2016, arXiv 1603.09382, drop per batch and scale at test time: the same in expectation).
+    2016, arXiv 1603.09382, drop per batch and scale at test time: the same in expectation). Replicas of a distribution strategy
+    drop what one device would drop of the whole batch.
 
     Args:
         rate: probability that a sample loses the branch, at least 0 and below 1.
@@ -38,8 +57,11 @@ class StochasticDepth(_Dropping):
     def call(self, x: Any, training: bool | None = None) -> Any:
         if not training or not self.rate:
             return x
-        shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
-        kept = ops.floor(keras.random.uniform(shape, seed=self.seed_generator) + (1 - self.rate))
+        batch, replicas, ones = ops.shape(x)[0], replicas_in_sync(), (1,) * (len(x.shape) - 1)
+        draws = keras.random.uniform((replicas * batch, *ones), seed=self.seed_generator)
+        if replicas > 1:
+            draws = ops.reshape(draws, (replicas, batch, *ones))[replica()]
+        kept = ops.floor(draws + (1 - self.rate))
         return x * ops.cast(kept / (1 - self.rate), x.dtype)
 
 
@@ -78,9 +100,19 @@ class DropBlock(_Dropping):
         area = ops.cast(height * width, "float32") / ops.cast(rows * columns, "float32")
         density = ops.cast(self.progress, "float32") * self.rate * self.gamma_scale * area / block**2
         shape = (1 if self.shared_batch else batch, rows, columns, 1 if self.shared_channels else channels)
-        seeds = ops.cast(keras.random.uniform(shape, seed=self.seed_generator) < density, "float32")
+        seeds = ops.cast(keras.random.uniform(shape, seed=_PerReplica(self.seed_generator)) < density, "float32")
         margin = (block - 1, block - 1)
         dropped = ops.max_pool(ops.pad(seeds, ((0, 0), margin, margin, (0, 0))), block, 1, "valid", "channels_last")
         kept = 1 - dropped
         fraction = ops.mean(kept, axis=(0, 1, 2) if self.rescale_channels else None, keepdims=True)
         return x * ops.cast(kept / ops.maximum(fraction, 1e-6), x.dtype)
+
+
+@register_layer
+class Dropout(keras.layers.Dropout):
+    """Keras' dropout, of which the replicas of a distribution strategy draw masks of their own. Shape unchanged."""
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training or not self.rate:
+            return inputs
+        return keras.random.dropout(inputs, self.rate, self.noise_shape, seed=_PerReplica(self.seed_generator))

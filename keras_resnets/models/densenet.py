@@ -20,7 +20,7 @@ import keras
 from keras import ops as kops
 
 from keras_resnets.assembly import OrZero, Spec, StemPool, level, stem, stem_pool
-from keras_resnets.layers import AvgPool2D, BatchNorm, Composite, ConvNorm, NormAct
+from keras_resnets.layers import AvgPool2D, BatchNorm, Composite, ConvNorm, Dropout, NormAct
 from keras_resnets.layers.base import Shape, chain, register_layer
 from keras_resnets.layers.conv import bare_conv
 from keras_resnets.recompute import recomputed
@@ -39,7 +39,7 @@ class _DensePart(Composite):
         super().__init__(**kwargs)
         self.memory_efficient = memory_efficient
         self.relu = keras.layers.ReLU(name="relu")
-        self.dropout = keras.layers.Dropout(dropout, name="dropout") if dropout else None
+        self.dropout = Dropout(dropout, name="dropout") if dropout else None
 
     def build(self, input_shape: Any) -> None:
         for layer in (self.relu, self.dropout):

@@ -22,7 +22,7 @@ import keras
 from keras import ops
 
 from keras_resnets.assembly import Spec, level
-from keras_resnets.layers import Composite, ConvNorm, MaxPool2D
+from keras_resnets.layers import Composite, ConvNorm, Dropout, MaxPool2D
 from keras_resnets.layers.base import Shape, chain, register_layer
 from keras_resnets.registry import Rename, Variant, register
 
@@ -190,7 +190,7 @@ def hardnet(spec: HarDNetSpec, inputs: Any) -> Any:
             x = HarmonicBlock(growth, spec.multiplier, layers, norm=spec.norm, separable=spec.separable,
                               name=f"stage{stage}_block{block}")(x)  # fmt: skip
             if spec.block_dropout_rate and (stage, block) == (4, depth):
-                x = keras.layers.Dropout(spec.block_dropout_rate, name="block_dropout")(x)
+                x = Dropout(spec.block_dropout_rate, name="block_dropout")(x)
             x = ConvNorm(filters, 1, activation="relu6", norm=spec.norm, name=f"stage{stage}_transition{block}")(x)
         x = level(x, f"C{stage + 1}")
     return x

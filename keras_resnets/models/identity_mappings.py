@@ -13,7 +13,7 @@ from typing import Any, Literal
 import keras
 
 from keras_resnets.assembly import BlockPlace, Spec, level, stage_plan
-from keras_resnets.layers import Composite, Conv2D, ConvNorm, NormAct
+from keras_resnets.layers import Composite, Conv2D, ConvNorm, Dropout, NormAct
 from keras_resnets.layers.base import Shape, chain, register_layer
 from keras_resnets.layers.conv import bare_conv, he_fan_out
 from keras_resnets.layers.residual import ShortcutKind, shortcut_layers
@@ -65,7 +65,7 @@ class SkipScaling(Composite):
         elif self.skip == "conv1x1":
             self.on_shortcut = [bare_conv(shape[-1], 1, name="conv")]
         elif self.skip == "dropout":
-            self.on_shortcut = [keras.layers.Dropout(0.5, name="dropout")]
+            self.on_shortcut = [Dropout(0.5, name="dropout")]
         super().build(shape)
 
     def compute_output_shape(self, input_shape: Sequence[Shape]) -> Shape:
