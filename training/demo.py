@@ -127,13 +127,12 @@ def results_table(rows: Sequence[Measured]) -> Table:
 
 def write_report(folder: RunFolder, recipe: Recipe, data: LabelledImages, parameters: int,
                  rows: Sequence[Measured]) -> None:  # fmt: skip
-    """Writes `results.json` and `report.html`."""
+    """Writes `report.html` and `results.json`."""
     log = read_log(folder.log)
     seconds, wrong = sum(row["seconds"] for row in log), round((1 - rows[0].accuracy) * len(data.test))
     results = {"accuracy": rows[0].accuracy, "test_images": len(data.test), "training_images": len(data.train),
                "epochs": recipe.epochs, "training_seconds": round(seconds, 1),
                "formats": [dataclasses.asdict(row) for row in rows]}  # fmt: skip
-    write_text(folder.path / "results.json", json.dumps(results, indent=2) + "\n")
     report.write(
         report_path(folder),
         texts={
@@ -163,11 +162,17 @@ def write_report(folder: RunFolder, recipe: Recipe, data: LabelledImages, parame
         formats=[COLUMNS, *(row.cells() for row in rows)],
         pictures={name: folder.path / f"{name}.png" for name in ("curves", "confusion", "predictions")},
     )
+    write_text(results_path(folder), json.dumps(results, indent=2) + "\n")
 
 
 def report_path(folder: RunFolder) -> Path:
-    """Where the report goes; it is written last, so that a demo with a report is a finished one."""
+    """Where the report goes, in the place of the run's own."""
     return folder.path / "report.html"
+
+
+def results_path(folder: RunFolder) -> Path:
+    """Where the figures go; they are written last, so that a demo with figures is a finished one."""
+    return folder.path / "results.json"
 
 
 def demo(recipe: Recipe, folder: RunFolder, console: Console) -> Evaluation:
@@ -216,9 +221,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, folder, start = Console(), RunFolder(options.run_dir or default), time.perf_counter()
     try:
         recipe = load_recipe(options.recipe, [*architecture(options.arch), *options.overrides])
-        if report_path(folder).exists():
+        if results_path(folder).exists():
             folder.clear()
-            report_path(folder).unlink()
+            results_path(folder).unlink()
         evaluation = demo(recipe, folder, console)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

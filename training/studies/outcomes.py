@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training.report import markdown
 from training.run_folder import replacing, write_text
 
 HEADER = ("variant", "parameters", "million multiply-adds", "training error %", "test error %", "seconds")
@@ -119,13 +120,6 @@ def cells(table: Sequence[Outcome]) -> list[tuple[str, ...]]:
     return [HEADER, *rows]
 
 
-def markdown(table: Sequence[Outcome]) -> str:
-    """The same as a table of a Markdown file."""
-    header, *rows = cells(table)
-    lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def write(folder: Path, title: str, question: str, table: Sequence[Outcome], findings: Sequence[str]) -> None:
     """Writes `table.csv` with a row per run, `results.json` and `study.md`, each whole."""
     runs = [{"variant": row.label, "seed": seed, "parameters": row.parameters, "mmacs": round(row.mmacs, 4),
@@ -140,4 +134,6 @@ def write(folder: Path, title: str, question: str, table: Sequence[Outcome], fin
                         for place, run in enumerate(runs)]}  # fmt: skip
     write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False).replace("NaN", "null") + "\n")
     said = "".join(f"* {sentence}\n" for sentence in findings)
-    write_text(folder / "study.md", f"# {title}\n\n{question}\n\n{small_scale(table)}\n\n{markdown(table)}\n{said}")
+    write_text(
+        folder / "study.md", f"# {title}\n\n{question}\n\n{small_scale(table)}\n\n{markdown(cells(table))}\n\n{said}"
+    )
