@@ -34,7 +34,7 @@ class Checkpoint:
         """SHA-256 of everything in it."""
         hashed = hashlib.sha256(json.dumps([self.step, dict(sorted(self.notes.items()))]).encode())
         for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name])
+            array = np.asarray(self.arrays[name], order="C")
             hashed.update(f"{name} {array.dtype} {array.shape} ".encode())
             hashed.update(array.data if array.size else b"")
         return hashed.hexdigest()
@@ -68,7 +68,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         meta = {"step": checkpoint.step, "notes": dict(checkpoint.notes), "digest": checkpoint.digest}
         content = safetensors.numpy.save(
-            {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()},
+            {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()},
             {"checkpoint": json.dumps(meta)},
         )
         path = self.folder / f"step-{checkpoint.step:09d}.safetensors"

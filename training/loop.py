@@ -19,13 +19,12 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from keras_resnets.preprocessing import Preprocess
 from training.checkpoints import Checkpoint, Checkpoints
 from training.data import Data
 from training.distillation import load_teacher
 from training.losses import training_loss
 from training.monitor import Monitor
-from training.networks import Deployable, build_network
+from training.networks import Deployable, build_network, preprocessing
 from training.optimizers import make_optimizer
 from training.pipeline import Share, replica_batch, steps_per_epoch, test_batches, training_batches
 from training.recipe import Recipe
@@ -123,7 +122,7 @@ class Run:
         self.minutes, self.after_step, self.console, self.tensorboard = minutes, after_step, console, tensorboard
         self.steps = steps_per_epoch(data, recipe)
         replica_batch(recipe, Share(place.strategy.num_replicas_in_sync, place.worker, place.workers))
-        self.preprocess = Preprocess.of(recipe.model.name, recipe.model.preprocessing or None)
+        self.preprocess = preprocessing(recipe)
         keras.utils.set_random_seed(recipe.seed)
         with place.strategy.scope():
             self.trainer = make_trainer(recipe, data)

@@ -11,6 +11,7 @@ import numpy as np
 import keras_resnets as kr
 from keras_resnets.assembly import Network
 from keras_resnets.features import without_auxiliary
+from keras_resnets.preprocessing import Preprocess
 from training.data import Data
 from training.recipe import Recipe
 from training.run_folder import replacing
@@ -25,6 +26,11 @@ def dtype_policy(name: str) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def preprocessing(recipe: Recipe) -> Preprocess:
+    """From pixels 0..255 to what the recipe's weights entry expects."""
+    return Preprocess.of(recipe.model.name, recipe.model.preprocessing or None)
 
 
 def test_size(recipe: Recipe) -> int:

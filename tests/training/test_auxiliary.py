@@ -7,13 +7,17 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import tiny_run
 from rich.console import Console
 
+from training.checkpoints import Checkpoints
 from training.data import LabelledImages, Split
+from training.losses import training_loss
+from training.networks import build_network, preprocessing
 from training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Recipe, ScheduleRecipe
 from training.run_folder import RunFolder, read_log
-from training.train import build_network, compile_network, per_output, preprocessing, train
+from training.train import train
 
 # One module A and one module C; statistics that two steps are enough for.
 OPTIONS: dict[str, Any] = {"aux_logits": True, "pooled": [8], "widths": [16], "bn_momentum": 0.1}
@@ -37,9 +41,9 @@ def images() -> LabelledImages:
     return LabelledImages(Split(shown[:4], labels[:4]), Split(shown[4:], labels[4:]), ("a", "b", "c"))
 
 
-def cross_entropy(probabilities: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
+def cross_entropy(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
     targets = np.eye(3)[labels] * (1 - smoothing) + smoothing / 3
-    return float(-(targets * np.log(probabilities)).sum(axis=-1).mean())
+    return float(-(targets * scipy.special.log_softmax(logits, axis=-1)).sum(axis=-1).mean())
 
 
 def test_run(images: LabelledImages, tmp_path: pathlib.Path) -> None:
@@ -48,25 +52,26 @@ def test_run(images: LabelledImages, tmp_path: pathlib.Path) -> None:
     folder = RunFolder(tmp_path)
     shown, labels = preprocessing(RECIPE)(images.test.images), images.test.labels
     trained = build_network(RECIPE, images)
-    compile_network(trained, RECIPE, steps=2)
     started = trained.get_layer("aux_predictions").get_weights()
-    trained.load_weights(folder.checkpoint)
-    assert int(trained.optimizer.iterations) == 2
+    checkpoint, _ = Checkpoints(folder.checkpoints).latest()
+    assert checkpoint is not None and checkpoint.step == 2
+    trained.set_weights([checkpoint.arrays[f"network/{place}"] for place in range(len(trained.weights))])
     outputs = trained(shown, training=False)
     logits, aux_logits = (keras.ops.convert_to_numpy(outputs[name]) for name in ("logits", "aux_logits"))
-    total = trained.compute_loss(y=per_output(trained, keras.utils.to_categorical(labels, 3)), y_pred=outputs)
-    main, auxiliary = cross_entropy(logits, labels, 0.1), cross_entropy(aux_logits, labels, 0.1)
-    assert float(total) == pytest.approx(main + 0.4 * auxiliary, rel=1e-5)
+    losses = training_loss(RECIPE)(np.eye(3, dtype="float32")[labels], outputs)
+    expected = cross_entropy(logits, labels, 0.1) + 0.4 * cross_entropy(aux_logits, labels, 0.1)
+    assert np.mean(losses) == pytest.approx(expected, rel=1e-5)
     learned = trained.get_layer("aux_predictions").get_weights()
     assert all((before != after).any() for before, after in zip(started, learned, strict=True))
 
     (row,) = read_log(folder.log)
-    assert row["test_loss"] == pytest.approx(main, rel=1e-4)
+    assert row["test_loss"] == pytest.approx(cross_entropy(logits, labels, 0), rel=1e-4)
     assert row["test_accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == labels))
     best, final = (keras.models.load_model(path) for path in (folder.best, folder.final))
     assert final.variant == "inception_v3" and final.output_shape == (None, 3)
     assert not [variable.path for variable in final.variables if "aux" in variable.path]
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(final(shown, training=False)), logits, atol=1e-6)
+    probabilities = keras.ops.convert_to_numpy(final(shown, training=False))
+    np.testing.assert_allclose(probabilities, scipy.special.softmax(logits, axis=-1), atol=1e-6)
     for ours, theirs in zip(best.get_weights(), final.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -10,9 +10,9 @@ import keras_resnets as kr
 from training import demo
 from training.data import load_data
 from training.evaluate import Evaluation
+from training.networks import build_network, preprocessing
 from training.recipe import load_recipe
 from training.run_folder import RunFolder
-from training.train import build_network, preprocessing
 
 
 def test_figures_of_an_artifact(tmp_path: pathlib.Path) -> None:
@@ -29,7 +29,7 @@ def test_figures_of_an_artifact(tmp_path: pathlib.Path) -> None:
 
 def test_finished_demo_starts_afresh_and_nothing_else_is_removed(tmp_path: pathlib.Path) -> None:
     folder = RunFolder(tmp_path)
-    for path in (folder.recipe, folder.checkpoint, folder.log, tmp_path / "notes.txt"):
+    for path in (folder.recipe, folder.final, folder.log, tmp_path / "notes.txt"):
         path.write_text("x")
     folder.clear()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -8,14 +8,17 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-import tiny_run
 from matplotlib.figure import Figure
 
 import keras_resnets as kr
 from training import plots, publish, report
+from training.data import load_data
 from training.evaluate import Evaluation, evaluate, load_network, main, per_class_table
+from training.networks import build_network
+from training.recipe import load_recipe
 from training.run_folder import RunFolder
-from training.train import build_network
+
+RECIPE = load_recipe("digits_resnet20")
 
 
 @pytest.fixture
@@ -103,8 +106,8 @@ def test_report_is_self_contained(tmp_path: pathlib.Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run folder with an untrained network in it, which for these tests is as good as a trained one."""
     folder = RunFolder(tmp_path_factory.mktemp("finished") / "run")
-    folder.open(tiny_run.RECIPE)
-    network = build_network(tiny_run.RECIPE, tiny_run.load_data(tiny_run.RECIPE.data))
+    folder.open(RECIPE)
+    network = build_network(RECIPE, load_data(RECIPE.data), "softmax")
     network.save(folder.final)
     return folder
 
@@ -145,7 +148,7 @@ def test_publish(finished: RunFolder, tmp_path: pathlib.Path) -> None:
 
 def test_shipped_digits_weights() -> None:
     """The accuracy in the table is that of the file beside it, on images that the recipe held out."""
-    data = tiny_run.load_data(tiny_run.RECIPE.data)
+    data = load_data(RECIPE.data)
     network = kr.create_model("resnet20_cifar", weights="digits")
     published = kr.model_info("resnet20_cifar").weights["digits"].top1
     assert published >= 98.5

@@ -30,7 +30,9 @@ RECIPE = Recipe(
 def data() -> LabelledImages:
     """52 digits to train on, which is three batches and a remainder, and 20 to test on, at half size."""
     whole = load_data(RECIPE.data)
-    train, test = (Split(part.images[:count], part.labels[:count]) for part, count in ((whole.train, 52), (whole.test, 20)))
+    train, test = (
+        Split(part.images[:count], part.labels[:count]) for part, count in ((whole.train, 52), (whole.test, 20))
+    )
     return LabelledImages(train, test, whole.class_names)
 
 
