@@ -123,7 +123,9 @@ class Monitor:
             self.note(f"{self._name(step)}  step {step:,} of {self.steps:,}  {self._pace()}")
 
     def _name(self, step: int) -> str:
-        return f"epoch {min(max(step - 1, 0) // self.steps_per_epoch + 1, self.recipe.epochs)}/{self.recipe.epochs}"
+        """Of the epoch in which `step` steps were done."""
+        epochs = str(self.recipe.epochs)
+        return f"epoch {min(max(step - 1, 0) // self.steps_per_epoch + 1, self.recipe.epochs):>{len(epochs)}}/{epochs}"
 
     def _pace(self) -> str:
         """Rate and data wait of late, and the time left at the speed of all that was done, tests and checkpoints included."""
@@ -136,7 +138,7 @@ class Monitor:
         return f"{rate:,.0f} images/s  data wait {wait:.0%}  {duration(left)} left"
 
     def _line(self, row: dict[str, float]) -> str:
-        parts = [f"epoch {row['epoch']:>3.0f}/{self.recipe.epochs}"]
+        parts = [self._name(round(row["epoch"]) * self.steps_per_epoch)]
         for key, shown in (("train_loss", "loss {:.3f}"), ("train_accuracy", "accuracy {:.2%}"),
                            ("test_loss", "test loss {:.3f}"), ("test_accuracy", "test accuracy {:.2%}"),
                            ("test_top5", "top-5 {:.2%}"), ("images_per_second", "{:,.0f} images/s"),
