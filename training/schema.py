@@ -53,6 +53,8 @@ def convert(value: Any, hint: Any, key: str = "") -> Any:
         raise ValueError(
             f"{key} must be {_NAMES[hint]}, not {value!r} ({_NAMES.get(type(value), type(value).__name__)})"
         )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key} must be a finite number, not {value!r}")
     return hint(value)
 
 

@@ -1,6 +1,7 @@
 """The sections of recipes: every key, its type, range and default. `training.recipe` puts them together."""
 
 import dataclasses
+from math import inf
 from typing import Annotated, Any, Literal
 
 from keras_resnets.assembly import nearest
@@ -167,6 +168,11 @@ class OptimizerRecipe:
         for key, owners in (("l2", ("sgd", "rmsprop")), ("weight_decay", ("lamb",))):
             if getattr(self, key) and self.name not in owners:
                 raise ValueError(f"optimizer.{key} is for {' and '.join(owners)}, the optimizer is {self.name!r}")
+        for key in ("momentum", "rho"):
+            if getattr(self, key) == 1:
+                raise ValueError(f"optimizer.{key} must be below 1")
+        if self.name == "rmsprop" and not self.epsilon:
+            raise ValueError("optimizer.epsilon must be above 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +202,18 @@ class ScheduleRecipe:
     def __post_init__(self) -> None:
         if bool(self.drop_epochs) != (self.name == "step"):
             raise ValueError("schedule.drop_epochs must be given for 'step', and for no other schedule")
+        if list(self.drop_epochs) != sorted(set(self.drop_epochs)) or self.warmup_epochs > min(
+            self.drop_epochs, default=inf
+        ):
+            raise ValueError(f"schedule.drop_epochs must ascend and come after the warm-up of {self.warmup_epochs:g} epochs, "
+                             f"not {list(self.drop_epochs)}")  # fmt: skip
+        if self.final and self.name != "cosine":
+            raise ValueError(f"schedule.final is for 'cosine', the schedule is {self.name!r}")
+        for key in ("factor", "every_epochs"):
+            if not getattr(self, key):
+                raise ValueError(f"schedule.{key} must be above 0")
+        if self.warmup == "constant" and not self.warmup_from:
+            raise ValueError("schedule.warmup_from must be above 0 for the warm-up 'constant'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,7 +222,7 @@ class DistillationRecipe:
 
     Attributes:
         teacher: a network as in `keras_resnets.list_models`; empty for none.
-        weights: of the teacher: a tag, or a `.keras` file.
+        weights: of the teacher: a tag, or the path of a checkpoint (`.safetensors`, `.pth`, `.pt`) or a `.keras` file.
         temperature: by which both sets of logits are divided.
         weight: of the teacher's part of the loss, which has the factor temperature squared besides.
     """
