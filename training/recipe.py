@@ -122,7 +122,7 @@ def load_recipe(source: str | os.PathLike, overrides: Iterable[str] = ()) -> Rec
 
     Args:
         source: path of a YAML file, or the name of one in `training/recipes`.
-        overrides: "key=value" each, dots between levels: "optimizer.lr=0.2".
+        overrides: "key=value" each, dots between levels: "optimizer.lr=0.2"; the value is YAML, nothing is empty text.
 
     Raises:
         ValueError: there is no such recipe, or a key or value of it or of an override is wrong; the message names the key
@@ -153,7 +153,7 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals:
         raise ValueError(f"override {override!r} must be key=value, such as optimizer.lr=0.2")
-    return key, _parse(text, f"the value of override {override!r}")
+    return key, _parse(text, f"the value of override {override!r}") if text.strip() else ""
 
 
 def _for_model(content: Any, name: Any) -> Any:

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from training.recipe import RECIPES, flatten, load_recipe
+from training.recipe import load_recipe
 
 MINIMAL = """
 name: tiny
@@ -88,11 +88,95 @@ def test_unknown_recipe_names_the_nearest() -> None:
         load_recipe("digits_resnet2")
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_bundled_recipes(path: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    recipe = load_recipe(path.stem)
-    assert recipe.name == path.stem
-    assert recipe.description
-    copy = tmp_path / "resolved.yaml"
-    copy.write_text(recipe.to_yaml(), "utf-8")
-    assert flatten(load_recipe(copy)) == flatten(recipe)
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["accumulate=3"], "batch_size 8 must be a multiple of accumulate 3"),
+        (["batch_size=7", "augment.mixup=0.2"], "batch_size 7 must be even: mixup and cutmix take images in pairs"),
+        (["test_every=4"], "test_every 4 is more than the 3 epochs"),
+        (["augment.mixup_off_epoch=4"], "augment.mixup_off_epoch 4 is more than the 3 epochs"),
+        (["schedule.warmup_epochs=3"], "schedule.warmup_epochs 3 must be less than the 3 epochs"),
+        (["target_threshold=0.2"], "target_threshold is for the loss 'sigmoid', the loss is 'softmax'"),
+        (["schedule.name=step"], "schedule.drop_epochs must be given for 'step'"),
+        (["schedule.drop_epochs=[1]"], "schedule.drop_epochs must be given for 'step', and for no other"),
+        (
+            ["schedule={name: step, drop_epochs: [2, 1]}"],
+            r"drop_epochs must ascend and come after the .* not \[2.0, 1.0\]",
+        ),
+        (["schedule={name: step, drop_epochs: [1], warmup_epochs: 2}"], "after the warm-up of 2 epochs"),
+        (["schedule={name: constant, final: 0.1}"], "schedule.final is for 'cosine', the schedule is 'constant'"),
+        (["schedule={name: exponential, factor: 0}"], "schedule.factor must be above 0"),
+        (["schedule={warmup_epochs: 1, warmup: constant}"], "schedule.warmup_from must be above 0"),
+        (["optimizer={name: lamb, lr: 0.1, l2: 0.1}"], "optimizer.l2 is for sgd and rmsprop, the optimizer is 'lamb'"),
+        (["optimizer.weight_decay=0.1"], "optimizer.weight_decay is for lamb, the optimizer is 'sgd'"),
+        (["optimizer.momentum=1"], "optimizer.momentum must be below 1"),
+        (["optimizer={name: rmsprop, lr: 0.1, epsilon: 0}"], "optimizer.epsilon must be above 0"),
+        (["distillation.teacher=resnet20_cifar"], "distillation.teacher and distillation.weights must both be given"),
+        (["augment.area=[0.5]"], r"augment.area must be \[smallest, largest\]"),
+        (["augment.short_side=[300, 200]"], r"augment.short_side must be .* not \[300, 200\]"),
+        (["data.source='folder:'"], "unknown source 'folder:'"),
+        (["data.source=digits:5"], "unknown source 'digits:5'"),
+        (["data.source=tdfs:mnist"], "unknown source 'tdfs:mnist': did you mean 'tfds'"),
+    ],
+)
+def test_values_that_do_not_go_together(recipe_file: pathlib.Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe(recipe_file, overrides)
+
+
+def test_preprocessing_follows_the_weights(recipe_file: pathlib.Path) -> None:
+    """A tag says what images it expects, a file does not; what is given stays."""
+    changed = {
+        "model={name: resnet50, weights: tv_in1k}": "tv_in1k",
+        "model={name: resnet50, weights: tv_in1k, preprocessing: a1_in1k}": "a1_in1k",
+        "model={name: resnet50, weights: saved.keras}": "",
+        "model={name: resnet50, weights: folder/saved.pth}": "",
+    }
+    for override, tag in changed.items():
+        assert load_recipe(recipe_file, [override]).model.preprocessing == tag
+
+
+BY_MODEL = """
+by_model:
+  resnet56_cifar:
+    optimizer: {lr: 0.5}
+    model: {options: {zero_gamma: true}}
+    batch_size: 16
+  resnet20_cifar:
+    epochs: 5
+"""
+
+
+def test_keys_by_network(recipe_file: pathlib.Path) -> None:
+    """The file's own network, another by an override, one without keys of its own; other overrides come last."""
+    recipe_file.write_text(MINIMAL + BY_MODEL)
+    assert load_recipe(recipe_file).epochs == 5
+    other = load_recipe(recipe_file, ["batch_size=32", "model.name=resnet56_cifar", "model.preprocessing="])
+    assert (other.model.name, other.epochs, other.optimizer.lr, other.batch_size) == ("resnet56_cifar", 3, 0.5, 32)
+    assert other.model.options == {"zero_gamma": True} and other.optimizer.momentum == 0.9
+    third = load_recipe(recipe_file, ["model.name=resnet32_cifar"])
+    assert (third.model.name, third.epochs, third.optimizer.lr, third.batch_size) == ("resnet32_cifar", 3, 0.01, 8)
+    assert "by_model" not in other.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("by_model", "message"),
+    [
+        ("{resnet57_cifar: {epochs: 2}}", "by_model: unknown network 'resnet57_cifar': did you mean"),
+        ("{resnet56_cifar: {epoch: 2}}", "by_model.resnet56_cifar: unknown key 'epoch': did you mean 'epochs'"),
+        ("{resnet56_cifar: {optimizer: {lr: fast}}}", "by_model.resnet56_cifar: optimizer.lr must be a number"),
+        ("{resnet56_cifar: {accumulate: 3}}", "by_model.resnet56_cifar: batch_size 8 must be a multiple"),
+        ("{resnet56_cifar: 5}", "by_model.resnet56_cifar: the recipe must be a mapping of keys to values, not 5"),
+        ("[resnet56_cifar]", r"by_model must be a mapping of networks to keys and values, not \['resnet56_cifar'\]"),
+    ],
+)
+def test_wrong_keys_by_network(recipe_file: pathlib.Path, by_model: str, message: str) -> None:
+    """They are found whichever network is trained."""
+    recipe_file.write_text(f"{MINIMAL}by_model: {by_model}\n")
+    with pytest.raises(ValueError, match=message):
+        load_recipe(recipe_file)
+
+
+def test_by_model_is_for_files_alone(recipe_file: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="unknown key 'by_model'"):
+        load_recipe(recipe_file, ["by_model={}"])
