@@ -180,7 +180,7 @@ class LAMB(keras.optimizers.Optimizer):
         update = unbiased_mean / (ops.sqrt(unbiased_square) + self.epsilon)
         if self.decay and len(variable.shape) > 1:
             update = update + self.decay * variable
-            size, stride = ops.norm(variable), ops.norm(update)
+            size, stride = (ops.sqrt(ops.sum(ops.square(x))) for x in (variable, update))  # norm takes no kernels
             update = update * ops.where((size > 0) & (stride > 0), size / ops.maximum(stride, 1e-30), 1.0)
         self.assign_sub(variable, ops.cast(learning_rate, dtype) * update)
 

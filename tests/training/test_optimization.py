@@ -47,6 +47,17 @@ def test_lamb_of_timm() -> None:
         np.testing.assert_allclose(bias.numpy(), step["bias"], rtol=1e-12)
 
 
+def test_lamb_of_convolutions() -> None:
+    """A convolution's kernel moves as the same numbers in a matrix do."""
+    start = np.random.default_rng(0).standard_normal((3, 3, 2, 4)).astype("float32")
+    kernel, matrix = keras.Variable(start), keras.Variable(start.reshape(18, 4))
+    optimizer = LAMB(0.1, weight_decay=0.01)
+    gradient = tf.random.stateless_normal((18, 4), [1, 2])
+    optimizer.apply([tf.reshape(gradient, start.shape), gradient], [kernel, matrix])
+    np.testing.assert_allclose(kernel.numpy().reshape(18, 4), matrix.numpy(), rtol=1e-6)
+    assert np.linalg.norm(kernel.numpy() - start) == pytest.approx(0.1 * np.linalg.norm(start), rel=1e-4)
+
+
 def test_lamb_of_zeros() -> None:
     """A weight of norm 0 takes the unscaled step; a gradient of 0 moves nothing but the decay."""
     kernel, still = keras.Variable(np.zeros((2, 2), "float32")), keras.Variable(np.zeros((2, 2), "float32"))
