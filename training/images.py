@@ -21,8 +21,13 @@ Image.init()  # Pillow would load its decoders when it first needs them, which f
 Window = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def _pillow(content: bytes) -> np.ndarray:
-    with Image.open(io.BytesIO(content)) as image:
+def _file(content: bytes | np.ndarray) -> io.BytesIO:
+    """`tf.numpy_function` gives bytes within a graph, and else an array of one."""
+    return io.BytesIO(content if isinstance(content, bytes) else content.item())
+
+
+def _pillow(content: bytes | np.ndarray) -> np.ndarray:
+    with Image.open(_file(content)) as image:
         return np.asarray(to_rgb(image))
 
 
@@ -32,7 +37,7 @@ def reason(content: bytes) -> str | None:
         return "the file is empty"
     try:
         _pillow(content)
-        _decode_one(tf.constant(content))
+        decode(tf.constant(content))
     except UnidentifiedImageError:
         return "it is no image"
     except tf.errors.OpError as error:
@@ -42,13 +47,8 @@ def reason(content: bytes) -> str | None:
     return None
 
 
-@tf.function(input_signature=[tf.TensorSpec((), tf.string)])
-def _decode_one(content: tf.Tensor) -> tf.Tensor:
-    return decode(content)
-
-
-def _turned(content: bytes) -> np.bool_:
-    with Image.open(io.BytesIO(content)) as image:
+def _turned(content: bytes | np.ndarray) -> np.bool_:
+    with Image.open(_file(content)) as image:
         return np.bool_(image.getexif().get(ORIENTATION, 1) != 1)
 
 
@@ -79,7 +79,11 @@ def decode(content: tf.Tensor) -> tf.Tensor:
     Raises (when it runs):
         tf.errors.OpError: `content` is no image, or a damaged one.
     """
-    return tf.cond(_is_plain_jpeg(content), lambda: tf.io.decode_jpeg(content, channels=3), lambda: _by_pillow(content))
+    return tf.cond(
+        _is_plain_jpeg(content),
+        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),  # Pillow's, to the bit
+        lambda: _by_pillow(content),
+    )
 
 
 def decode_window(content: tf.Tensor, window: Window) -> tf.Tensor:
