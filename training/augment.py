@@ -84,6 +84,7 @@ def random_affine(images: tf.Tensor, amounts: AugmentRecipe, seed: tf.Tensor) ->
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def erase(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
     """Sets a random rectangle to 0, with the recipe's probability (Zhong et al., 2017, arXiv 1708.04896).
 

@@ -11,6 +11,7 @@ from training.recipe import AugmentRecipe
 Batch = tuple[tf.Tensor, tf.Tensor]
 
 
+@tf.autograph.experimental.do_not_convert
 def mix(images: tf.Tensor, labels: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor, epoch: tf.Tensor) -> Batch:
     """Mixes each example with its neighbour in the batch: the first with the second, the third with the fourth.
 
@@ -30,26 +31,21 @@ def mix(images: tf.Tensor, labels: tf.Tensor, recipe: AugmentRecipe, seed: tf.Te
     Raises:
         ValueError: the batch is odd.
     """
-    ways = [_way(mixture, alpha) for mixture, alpha in ((mixup, recipe.mixup), (cutmix, recipe.cutmix)) if alpha]
+    ways: list[Callable[[], Batch]] = []
+    if recipe.mixup:
+        ways.append(lambda: mixup(images, labels, beta(recipe.mixup, seed)))
+    if recipe.cutmix:
+        ways.append(lambda: cutmix(images, labels, beta(recipe.cutmix, seed), seed))
     if not ways:
         return images, labels
     if images.shape[0] is not None and images.shape[0] % 2:
         raise ValueError(f"batch_size per replica must be even for mixup and cutmix, not {images.shape[0]}")
     chosen = tf.random.stateless_uniform((), seed_for("mixture", seed), 0, len(ways), tf.int32)
-
-    def mixed() -> Batch:
-        return tf.switch_case(chosen, [lambda way=way: way(images, labels, seed) for way in ways])
-
     if not recipe.mixup_off_epoch:
-        return mixed()
-    return tf.cond(tf.less(epoch, recipe.mixup_off_epoch), mixed, lambda: (images, labels))
-
-
-def _way(mixture: Callable[..., Batch], alpha: float) -> Callable[..., Batch]:
-    def way(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> Batch:
-        return mixture(images, labels, beta(alpha, seed), seed)
-
-    return way
+        return tf.switch_case(chosen, ways)
+    return tf.cond(
+        tf.less(epoch, recipe.mixup_off_epoch), lambda: tf.switch_case(chosen, ways), lambda: (images, labels)
+    )
 
 
 def beta(alpha: float, seed: tf.Tensor, shape: tuple[int, ...] = ()) -> tf.Tensor:
@@ -77,7 +73,7 @@ def blend(examples: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
     return share * examples + (1 - share) * neighbours(examples)
 
 
-def mixup(images: tf.Tensor, labels: tf.Tensor, share: tf.Tensor, seed: tf.Tensor) -> Batch:
+def mixup(images: tf.Tensor, labels: tf.Tensor, share: tf.Tensor) -> Batch:
     """Blends images and labels (Zhang et al., 2017, arXiv 1710.09412)."""
     return blend(images, share), blend(labels, share)
 
