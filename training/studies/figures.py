@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.plots import TEST, TRAIN
+from training.plots import RATE as GREY
+from training.plots import TRAIN
 from training.studies.outcomes import Outcome, small_scale
 
 # Colour and line of a curve, by the variant's label.
@@ -30,14 +31,14 @@ def curves(table: Sequence[Outcome], title: str, style: Style) -> Figure:
     left.legend(frameon=False)
     left.grid(alpha=0.25)
     left.spines[["top", "right"]].set_visible(False)
-    _errors(right, table, "Error at the end")
+    _errors(right, table, [style(row.label)[0] for row in table])
     return _titled(picture, table, title)
 
 
 def bars(table: Sequence[Outcome], title: str) -> Figure:
     """Training and test errors at the end."""
     picture = Figure(figsize=(9, 1.6 + 0.5 * len(table)), layout="constrained")
-    _errors(picture.subplots(), table, "Error at the end")
+    _errors(picture.subplots(), table, [TRAIN] * len(table))
     return _titled(picture, table, title)
 
 
@@ -47,21 +48,21 @@ def _titled(picture: Figure, table: Sequence[Outcome], title: str) -> Figure:
     return picture
 
 
-def _errors(axes: Axes, table: Sequence[Outcome], title: str) -> None:
-    """A point per run, a bar at the mean of each variant."""
-    for place, row in enumerate(table):
-        for errors, colour, shift, label in (
-            (row.train_errors, TRAIN, -0.14, "training"),
-            (row.test_errors, TEST, 0.14, "test"),
-        ):
-            axes.plot(errors, np.full(len(errors), place + shift), "o", color=colour, alpha=0.45, markersize=4.5,
-                      markeredgewidth=0)  # fmt: skip
-            axes.plot([errors.mean()], [place + shift], "|", color=colour, markersize=13, markeredgewidth=2.4,
-                      label=label if not place else None)  # fmt: skip
-            axes.annotate(f"{errors.mean():.1f}", (errors.max(), place + shift), xytext=(7, 0), textcoords="offset points",
+def _errors(axes: Axes, table: Sequence[Outcome], colours: Sequence[str]) -> None:
+    """A point per run and a bar at the mean of each variant: filled for training, hollow for test."""
+    for place, (row, colour) in enumerate(zip(table, colours, strict=True)):
+        for errors, shift, filled in ((row.train_errors, -0.15, True), (row.test_errors, 0.15, False)):
+            inside = colour if filled else "white"
+            axes.plot(
+                errors, np.full(len(errors), place + shift), "o", color=colour, markerfacecolor=inside, markersize=4.5
+            )
+            axes.plot([errors.mean()], [place + shift], "|", color=colour, markersize=13, markeredgewidth=2)
+            axes.annotate(f"{errors.mean():.1f}", (errors.max(), place + shift), xytext=(8, 0), textcoords="offset points",
                           va="center", fontsize=8, color=colour)  # fmt: skip
+    for inside, label in ((GREY, "training, augmented images"), ("white", "test")):
+        axes.plot([], [], "o", color=GREY, markerfacecolor=inside, markersize=4.5, label=label)
     axes.set_yticks(range(len(table)), [row.label for row in table])
-    axes.set(title=title, xlabel="wrong predictions")
+    axes.set(title="Error at the end", xlabel="wrong predictions")
     axes.set_xlim(left=0)
     axes.margins(x=0.12, y=0.08)
     axes.invert_yaxis()
