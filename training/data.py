@@ -1,4 +1,4 @@
-"""Images and labels: sources, held-out splits, and batches for training that depend on nothing but the seed."""
+"""Images and labels to train and test on: where they are, and which of them are held out."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,10 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnets.assembly import nearest
-from training.augment import random_affine
 from training.folders import held_out, scan, test_folder
 from training.parts import Files, Part, Split
-from training.recipe import AugmentRecipe, DataRecipe
+from training.recipe import DataRecipe
 from training.tfds import open_tfds
 from training.tfrecords import open_tfrecords
 
@@ -138,35 +137,3 @@ def tfrecord(place: str, recipe: DataRecipe) -> Data:
 
 
 OPENERS: dict[str, Callable[[str, DataRecipe], Data]] = {"folder": folder, "tfds": tfds, "tfrecord": tfrecord}
-
-
-def training_batches(split: Split, classes: int, preprocess: Callable[[tf.Tensor], tf.Tensor], augment: AugmentRecipe,
-                     batch_size: int, seed: int, epochs: range) -> tf.data.Dataset:  # fmt: skip
-    """Batches `(images, one-hot labels)` of all `epochs`, one after the other.
-
-    Order and augmentation follow from the seed and the number of the epoch and step alone, so that a run that starts in
-    the middle sees what the whole run would have seen. The last, smaller batch of an epoch is left out.
-
-    Args:
-        split: what to draw from.
-        classes: length of the one-hot labels.
-        preprocess: applied to float32 images with pixels 0..255, after the augmentation.
-        augment: the largest amounts.
-        batch_size: images per batch.
-        seed: of order and augmentation.
-        epochs: numbers of the epochs.
-    """
-    images, labels = tf.constant(split.images), tf.one_hot(split.labels, classes)
-    steps = len(split) // batch_size
-
-    def epoch_order(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), seed=tf.stack([seed, epoch]))
-        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
-
-    def batch(step: tf.Tensor, chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        shown = random_affine(tf.gather(images, chosen), augment, seed=tf.stack([seed, step]))
-        return preprocess(shown), tf.gather(labels, chosen)
-
-    orders = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch_order)
-    numbered = orders.enumerate(start=epochs.start * steps)
-    return numbered.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)

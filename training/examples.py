@@ -5,6 +5,7 @@ import tensorflow as tf
 from keras_resnets.preprocessing import Preprocess
 from training import crop_windows, images
 from training.augment import augment_image
+from training.crop_windows import random_area, random_scale, shifted_centre
 from training.draws import seed_for
 from training.policies import apply_policy
 from training.recipe import AugmentRecipe, DataRecipe
@@ -15,12 +16,30 @@ def test_size(data: DataRecipe) -> int:
     return data.test_size or data.image_size
 
 
-def training_image(content: tf.Tensor, data: DataRecipe, augment: AugmentRecipe, mean: tf.Tensor,
+def decoded(content: tf.Tensor) -> tf.Tensor:
+    """The image that is the content of a file, or uint8 pixels already."""
+    return images.decode(content) if content.dtype == tf.string else content
+
+
+def decoded_part(content: tf.Tensor, data: DataRecipe, augment: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
+    """What of an image has to be decoded for `training_image`: uint8 `(height, width, 3)`.
+
+    Args:
+        content: of an image file, or uint8 pixels `(height, width, 3)`.
+        data, augment, seed: as for `training_image`.
+    """
+    window = _window(data, augment, seed)
+    if window is None or _policy_first(augment):
+        return decoded(content)
+    return images.decode_window(content, window) if content.dtype == tf.string else images.cut(content, window)
+
+
+def training_image(part: tf.Tensor, data: DataRecipe, augment: AugmentRecipe, mean: tf.Tensor,
                    seed: tf.Tensor) -> tf.Tensor:  # fmt: skip
     """An image cropped and augmented.
 
     Args:
-        content: of an image file, or uint8 pixels `(height, width, 3)`.
+        part: of the image, as `decoded_part` gives it.
         data: says how large it becomes.
         augment: the random changes.
         mean: pixel values `(3,)` that the preprocessing takes to zero.
@@ -29,45 +48,36 @@ def training_image(content: tf.Tensor, data: DataRecipe, augment: AugmentRecipe,
     Returns:
         float32 `(image_size, image_size, 3)`, 0..255.
     """
-    if augment.policy_first and augment.policy != "none":
-        content = apply_policy(_whole(content), augment, seed)
-    cropped = _crop(content, data, augment, mean, seed_for("crop", seed))
-    return augment_image(cropped, augment, seed)
-
-
-def testing_image(content: tf.Tensor, data: DataRecipe) -> tf.Tensor:
-    """An image resized and its centre cut out, as `Preprocess` does it: float32 `(test_size, test_size, 3)`, 0..255."""
-    return _centre(content, test_size(data), data)
-
-
-def _whole(content: tf.Tensor) -> tf.Tensor:
-    return images.decode(content) if content.dtype == tf.string else content
-
-
-def _crop(content: tf.Tensor, data: DataRecipe, augment: AugmentRecipe, mean: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    size = data.image_size
-    if augment.crop == "centre":
-        return _centre(content, size, data)
-    if augment.crop == "resize":
-        return _resized(_whole(content), size, data.interpolation)
+    size, window = data.image_size, _window(data, augment, seed)
+    if _policy_first(augment):
+        part = apply_policy(part, augment, seed)
+        if window is not None:
+            part = images.cut(part, window)
+    part = _centre(part, size, data) if augment.crop == "centre" else _resized(part, size, data.interpolation)
     if augment.crop == "pad":
         fill = mean if augment.pad_value == "mean" else tf.zeros(3)
-        return crop_windows.pad_and_crop(_resized(_whole(content), size, data.interpolation), augment.pad, fill, seed)
-
-    def window(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-        if augment.crop == "random_area":
-            return crop_windows.random_area(height, width, augment.area, augment.aspect, seed)
-        if augment.crop == "random_scale":
-            return crop_windows.random_scale(height, width, size, augment.short_side, seed)
-        return crop_windows.shifted_centre(height, width, size, data.test_crop, seed)
-
-    return _resized(_window(content, window), size, data.interpolation)
+        part = crop_windows.pad_and_crop(part, augment.pad, fill, seed_for("crop", seed))
+    return augment_image(part, augment, seed)
 
 
-def _window(content: tf.Tensor, window: images.Window) -> tf.Tensor:
-    if content.dtype == tf.string:
-        return images.decode_window(content, window)
-    return images.cut(content, window)
+def testing_image(image: tf.Tensor, data: DataRecipe) -> tf.Tensor:
+    """An image resized and its centre cut out, as `Preprocess` does it: float32 `(test_size, test_size, 3)`, 0..255."""
+    return _centre(image, test_size(data), data)
+
+
+def _policy_first(augment: AugmentRecipe) -> bool:
+    return augment.policy_first and augment.policy != "none"
+
+
+def _window(data: DataRecipe, augment: AugmentRecipe, seed: tf.Tensor) -> images.Window | None:
+    """The window of crops that are one."""
+    seed, size = seed_for("crop", seed), data.image_size
+    windows: dict[str, images.Window] = {
+        "random_area": lambda height, width: random_area(height, width, augment.area, augment.aspect, seed),
+        "random_scale": lambda height, width: random_scale(height, width, size, augment.short_side, seed),
+        "shifted_centre": lambda height, width: shifted_centre(height, width, size, data.test_crop, seed),
+    }
+    return windows.get(augment.crop)
 
 
 def _resized(image: tf.Tensor, size: int, interpolation: str) -> tf.Tensor:
@@ -77,9 +87,8 @@ def _resized(image: tf.Tensor, size: int, interpolation: str) -> tf.Tensor:
     return tf.clip_by_value(resized, 0.0, 255.0) if interpolation == "bicubic" else resized
 
 
-def _centre(content: tf.Tensor, size: int, data: DataRecipe) -> tf.Tensor:
+def _centre(image: tf.Tensor, size: int, data: DataRecipe) -> tf.Tensor:
     """As large as the evaluation makes it; the layer's normalisation is set to do nothing."""
-    image = _whole(content)
     if image.shape[:2] == (size, size) and data.test_crop == 1:
         return tf.cast(image, tf.float32)
     return Preprocess((0.0,) * 3, (1 / 255,) * 3, size, data.test_crop, data.interpolation)(image)

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from training.augment import erase
 from training.data import Data
-from training.examples import test_size, testing_image, training_image
+from training.examples import decoded, decoded_part, testing_image, training_image
 from training.images import reason
 from training.mixing import mix
 from training.parts import Part, Taken
@@ -105,16 +105,13 @@ def training_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, shar
 
         return handles.enumerate().map(positions).unbatch()
 
-    def image_of(content: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-        seed = tf.stack([recipe.seed, position])
-        image = preprocess(training_image(content, recipe.data, recipe.augment, mean, seed))
-        return erase(image, recipe.augment, seed)
-
     def example(handles: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, label, _ = _first_decodable(
-            data, data.train, handles, lambda content: image_of(content, position), recipe.data.image_size
+        seed = tf.stack([recipe.seed, position])
+        part, label, _ = _first_decodable(
+            data, data.train, handles, lambda content: decoded_part(content, recipe.data, recipe.augment, seed)
         )
-        return image, tf.one_hot(label, len(data.class_names))
+        image = preprocess(training_image(part, recipe.data, recipe.augment, mean, seed))
+        return erase(image, recipe.augment, seed), tf.one_hot(label, len(data.class_names))
 
     def mixed(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         step = tf.cast(number // share.local, tf.int32)
@@ -142,10 +139,8 @@ def test_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, share: S
     stop = min(start + portion, data.test_count)
 
     def example(handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image, label, found = _first_decodable(
-            data, data.test, handle[tf.newaxis], lambda content: preprocess(testing_image(content, recipe.data)),
-            test_size(recipe.data),
-        )  # fmt: skip
+        image, label, found = _first_decodable(data, data.test, handle[tf.newaxis], decoded)
+        image = preprocess(testing_image(image, recipe.data))
         return image, tf.one_hot(label, len(data.class_names)), tf.cast(found, tf.float32)
 
     examples = data.test.in_order(start, stop).map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -167,13 +162,16 @@ def _mean(preprocess: Preprocessing) -> tf.Tensor:
     return 255 * black / (black - white)
 
 
-def _first_decodable(data: Data, part: Part, handles: tf.Tensor, shown: Callable[[tf.Tensor], tf.Tensor],
-                     size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:  # fmt: skip
-    """The first of some images that can be decoded, its label, and whether there is one: else black, and no class."""
+def _first_decodable(data: Data, part: Part, handles: tf.Tensor,
+                     decode: Callable[[tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:  # fmt: skip
+    """The first of some images that can be decoded, its label, and whether there is one: else black, and no class.
+
+    Nothing but `decode` may fail: an error anywhere else is one of this program and ends it.
+    """
 
     def attempt(number: tf.Tensor, handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         content, label = part.load(handle)
-        return tf.ensure_shape(shown(content), (size, size, 3)), label, number
+        return decode(content), label, number
 
     if part.always_decodable:
         image, label, _ = attempt(tf.constant(0), handles[0])
@@ -186,7 +184,7 @@ def _first_decodable(data: Data, part: Part, handles: tf.Tensor, shown: Callable
 
     count = tf.size(handles, tf.int64)
     attempts = tf.data.Dataset.from_tensor_slices(handles).enumerate().map(attempt).ignore_errors()
-    none = tf.data.Dataset.from_tensors((tf.zeros((size, size, 3)), -1, count))
+    none = tf.data.Dataset.from_tensors((tf.zeros((1, 1, 3), tf.uint8), -1, count))
     image, label, failures = attempts.concatenate(none).take(1).get_single_element()
     tf.cond(failures > 0, lambda: tf.py_function(note, [handles[:failures]], tf.int32), lambda: 0)
     return image, label, failures < count
@@ -198,4 +196,4 @@ def _reason(part: Part, handle: tf.Tensor) -> str:
         content, _ = part.load(handle)
     except tf.errors.OpError as error:
         return error.message
-    return reason(content.numpy()) or "it was not readable for a moment"
+    return reason(content.numpy()) or "it could not be read, and can be now"

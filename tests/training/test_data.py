@@ -1,15 +1,15 @@
-"""The digits and their batches: sizes, split, values, and what follows from the seed."""
+"""The sources: which images there are, with which classes, and which are held out."""
+
+from pathlib import Path
 
 import numpy as np
+import photos
 import pytest
-import tensorflow as tf
 from sklearn.datasets import load_digits
 
-from training.augment import random_affine
-from training.data import LabelledImages, Split, load_data, training_batches
-from training.recipe import AugmentRecipe, DataRecipe
-
-STILL = AugmentRecipe()
+from training.data import Data, LabelledImages, load_data, open_data
+from training.parts import Files
+from training.recipe import DataRecipe
 
 
 @pytest.fixture(scope="module")
@@ -61,76 +61,62 @@ def test_split_follows_from_the_seed(digits: LabelledImages) -> None:
     assert not np.array_equal(digits.test.labels, other.test.labels)
 
 
-def numbered(count: int) -> Split:
-    """Images that show their own number."""
-    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 4, 4, 3))
-    return Split(images, np.arange(count) % 2)
+def test_opened_by_name(digits: LabelledImages) -> None:
+    data = open_data(DataRecipe(source="digits"))
+    assert (data.train_count, data.test_count, data.title) == (1437, 360, "handwritten digits") and not data.problems()
 
 
-def batches(epochs: range, seed: int = 5, augment: AugmentRecipe = STILL) -> list[tuple[np.ndarray, np.ndarray]]:
-    dataset = training_batches(numbered(11), 2, lambda x: x / 2, augment, batch_size=4, seed=seed, epochs=epochs)
-    return [(images.numpy(), labels.numpy()) for images, labels in dataset]
+def opened(path: Path, **options: object) -> tuple[Data, list[str], list[str]]:
+    """The data of a folder, with the files of both parts relative to it."""
+    data = open_data(DataRecipe(source=f"folder:{path}", **options))  # type: ignore[arg-type]
+    assert isinstance(data.train, Files) and isinstance(data.test, Files)
+    train, test = ([str(Path(file).relative_to(path)) for file in part.paths] for part in (data.train, data.test))
+    return data, train, test
 
 
-def test_batches_of_an_epoch() -> None:
-    """Two batches of four of the eleven images, none twice, halved by the preprocessing, with their own labels."""
-    (first, first_labels), (second, second_labels) = batches(range(1))
-    shown = 2 * np.concatenate([first, second])[:, 0, 0, 0]
-    assert len(set(shown)) == 8 and set(shown) <= set(range(11))
-    np.testing.assert_array_equal(np.concatenate([first_labels, second_labels]).argmax(axis=1), shown % 2)
+def test_class_folders_are_divided_per_class(tmp_path: Path) -> None:
+    photos.make_folder(tmp_path, ["bee", "ant"], photos.numbered_photos(10))
+    photos.make_folder(tmp_path, ["cow/calf"], photos.numbered_photos(2))
+    (tmp_path / "bee" / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    data, train, test = opened(tmp_path)
+    assert data.class_names == ("ant", "bee", "cow") and data.title == f"folder {tmp_path.name}"
+    everything = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.png")}
+    assert len(train) + len(test) == len(everything) == 22 and {*train, *test} == everything
+    assert [file.split("/")[0] for file in test] == ["ant"] * 2 + ["bee"] * 2 + ["cow"]
+    for part, files in ((data.train, train), (data.test, test)):
+        assert [data.class_names[label] for label in part.labels] == [file.split("/")[0] for file in files]
+    assert opened(tmp_path)[2] == test != opened(tmp_path, split_seed=1)[2]
+    assert len(opened(tmp_path, test_fraction=0.5)[2]) == 11
 
 
-def test_batches_from_the_middle_equal_those_of_the_whole_run() -> None:
-    shaken = AugmentRecipe(shift=1, rotation=20)
-    whole, rest = batches(range(4), augment=shaken), batches(range(2, 4), augment=shaken)
-    assert len(whole) == 8 and len(rest) == 4
-    for (images, labels), (same_images, same_labels) in zip(whole[4:], rest, strict=True):
-        np.testing.assert_array_equal(images, same_images)
-        np.testing.assert_array_equal(labels, same_labels)
+@pytest.mark.parametrize("name", ["val", "validation", "test"])
+def test_folders_with_a_test_part(tmp_path: Path, name: str) -> None:
+    """A class without test images is one all the same."""
+    photos.make_folder(tmp_path / "train", ["ant", "bee", "cow"], photos.numbered_photos(3))
+    photos.make_folder(tmp_path / name, ["ant", "cow"], photos.numbered_photos(2))
+    data, train, test = opened(tmp_path)
+    assert data.class_names == ("ant", "bee", "cow") and len(train) == 9
+    assert test == [f"{name}/{kind}/{number}.png" for kind in ("ant", "cow") for number in (0, 1)]
+    assert data.test.labels.tolist() == [0, 0, 2, 2]
 
 
-def test_epochs_and_seeds_differ() -> None:
-    one, two = batches(range(2))[0][0], batches(range(2))[2][0]
-    other = batches(range(2), seed=6)[0][0]
-    assert not np.array_equal(one, two) and not np.array_equal(one, other)
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    photos.make_folder(tmp_path, ["train", "tram"], photos.numbered_photos(2))
+    assert opened(tmp_path)[0].class_names == ("train", "tram")
 
 
-def moved(row: int, column: int, amounts: AugmentRecipe, draws: int = 300) -> np.ndarray:
-    """Where a spot at `(row, column)` of a 33x33 image is after each of many augmentations, relative to the centre."""
-    images = np.zeros((draws, 33, 33, 1), np.float32)
-    images[:, row - 1 : row + 2, column - 1 : column + 2] = 255
-    mass = random_affine(images, amounts, tf.constant([3, 4])).numpy()[..., 0]
-    mass /= mass.sum(axis=(1, 2), keepdims=True)
-    return np.stack([mass.sum(axis=axis) @ np.arange(33) - 16 for axis in (2, 1)], axis=1)
-
-
-def test_nothing_asked_nothing_done(digits: LabelledImages) -> None:
-    images = digits.test.images[:4]
-    np.testing.assert_allclose(random_affine(images, STILL, tf.constant([0, 0])), images, atol=1e-3)
-
-
-def test_shift_moves_up_to_its_amount() -> None:
-    offsets = moved(16, 16, AugmentRecipe(shift=5))
-    assert np.abs(offsets).max() <= 5 + 1e-3
-    assert (offsets.max(axis=0) > 4).all() and (offsets.min(axis=0) < -4).all()
-
-
-def test_rotation_keeps_the_distance_from_the_centre() -> None:
-    offsets = moved(16, 26, AugmentRecipe(rotation=30))
-    angles = np.degrees(np.arctan2(offsets[:, 0], offsets[:, 1]))
-    np.testing.assert_allclose(np.hypot(*offsets.T), 10, atol=0.25)
-    assert np.abs(angles).max() <= 30.5 and angles.max() > 25 and angles.min() < -25
-
-
-def test_zoom_scales_the_distance_from_the_centre() -> None:
-    offsets = moved(16, 26, AugmentRecipe(zoom=0.3))
-    np.testing.assert_allclose(offsets[:, 0], 0, atol=0.05)
-    assert offsets[:, 1].min() >= 7 - 0.1 and offsets[:, 1].max() <= 13 + 0.1
-    assert offsets[:, 1].min() < 7.6 and offsets[:, 1].max() > 12.4
-
-
-def test_shear_leans_the_vertical_axis() -> None:
-    offsets = moved(6, 16, AugmentRecipe(shear=20))
-    np.testing.assert_allclose(offsets[:, 0], -10, atol=0.1)
-    reach = 10 * np.tan(np.radians(20))
-    assert np.abs(offsets[:, 1]).max() <= reach + 0.1 and np.ptp(offsets[:, 1]) > 1.7 * reach
+def test_folders_that_will_not_do(tmp_path: Path) -> None:
+    photos.make_folder(tmp_path / "lone", ["ant"], photos.numbered_photos(1))
+    photos.make_folder(tmp_path / "more" / "train", ["ant", "bee"], photos.numbered_photos(1))
+    photos.make_folder(tmp_path / "more" / "val", ["ant", "been"], photos.numbered_photos(1))
+    (tmp_path / "bare" / "ant").mkdir(parents=True)
+    for name, message in [
+        ("absent", "does not exist"),
+        ("lone", "class 'ant' has a single image"),
+        ("more", "class 'been' of .* has no folder in .*did you mean 'bee'"),
+        ("bare", "has no image files"),
+        ("bare/ant", "one folder of images per class"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            open_data(DataRecipe(source=f"folder:{tmp_path / name}"))
