@@ -43,6 +43,8 @@ def start_from(network: Network, recipe: Recipe) -> None:
         train_head_alone(network)
     else:
         kr.freeze(network, freeze)
+    if not network.trainable_variables:
+        raise ValueError(f"model.freeze {freeze!r} leaves nothing to train")
 
 
 def open_saved(path: str | os.PathLike, name: str | None) -> Network:

@@ -13,7 +13,7 @@ from keras_resnets.assembly import Network
 from keras_resnets.costs import without_values
 from training.publish import write_safetensors
 from training.recipe import Recipe, load_recipe
-from training.start import last_norm, open_saved, start_from
+from training.start import last_norm, start_from
 
 
 def recipe(**model: str) -> Recipe:
@@ -167,6 +167,11 @@ def test_unknown_stage() -> None:
         start_from(network(), recipe(freeze="stage7"))
 
 
+def test_nothing_left_to_train() -> None:
+    with pytest.raises(ValueError, match="model.freeze 'all' leaves nothing to train"):
+        start_from(network(), recipe(freeze="all"))
+
+
 def test_frozen_parts_thaw() -> None:
     """A network that was frozen once is trained as the recipe says."""
     started = network()
@@ -174,9 +179,3 @@ def test_frozen_parts_thaw() -> None:
     start_from(started, recipe(freeze="none"))
     paths = [variable.path for variable in started.trainable_variables]
     assert paths == [variable.path for variable in network().trainable_variables]
-
-
-def test_saved_network_keeps_its_tag(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "saved.keras"
-    kr.create_model("resnet20_cifar", weights="digits").save(path)
-    assert open_saved(path, "resnet20_cifar").weights_tag == "digits"
