@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,10 +130,11 @@ def write(folder: Path, title: str, question: str, table: Sequence[Outcome], fin
         writer = csv.DictWriter(file, list(runs[0]))
         writer.writeheader()
         writer.writerows(runs)
+    logs = [[{key: value if math.isfinite(value) else None for key, value in line.items()} for line in log]
+            for row in table for log in row.logs]  # fmt: skip
     results = {"title": title, "scale": small_scale(table), "findings": findings,
-               "runs": [{**run, "log": table[place // len(table[0].logs)].logs[run["seed"]]}
-                        for place, run in enumerate(runs)]}  # fmt: skip
-    write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False).replace("NaN", "null") + "\n")
+               "runs": [{**run, "log": log} for run, log in zip(runs, logs, strict=True)]}  # fmt: skip
+    write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     said = "".join(f"* {sentence}\n" for sentence in findings)
     write_text(
         folder / "study.md", f"# {title}\n\n{question}\n\n{small_scale(table)}\n\n{markdown(cells(table))}\n\n{said}"
