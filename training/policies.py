@@ -3,6 +3,7 @@
 Strength is a level of 0 to 10, from which every operation's own argument follows.
 """
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -109,49 +110,44 @@ def apply_policy(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf
     """
     if recipe.policy == "none":
         return image
-    change = _autoaugment if recipe.policy == "autoaugment" else _randaugment
-    changed = change(_to_uint8(image), recipe, seed_for("policy", seed))
-    return tf.ensure_shape(tf.cast(changed, image.dtype), image.shape)
+    draw = _draw_autoaugment if recipe.policy == "autoaugment" else _draw_randaugment
+    operations, steps = draw(recipe, seed_for("policy", seed))
+
+    def carried_out(image: tf.Tensor, step: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        wanted, chosen, level, sign = step
+        branches = [functools.partial(operation, image, level, sign) for operation in operations]
+        return tf.ensure_shape(
+            tf.switch_case(tf.where(wanted, chosen, len(operations)), [*branches, lambda: image]), image.shape
+        )
+
+    return tf.cast(tf.foldl(carried_out, steps, _to_uint8(image)), image.dtype)
 
 
 def _to_uint8(image: tf.Tensor) -> tf.Tensor:
     return image if image.dtype == tf.uint8 else tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
 
-def _randaugment(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
-    count = recipe.policy_ops
-    places, chances, signs = tf.unstack(tf.random.stateless_uniform((3, count), seed))
-    noise = tf.random.stateless_normal((count,), seed_for("noise", seed), stddev=recipe.policy_noise)
-    levels = tf.clip_by_value(recipe.policy_magnitude + noise, 0.0, HIGHEST)
-    chosen = tf.cast(places * len(RANDAUGMENT), tf.int32)
+# Operations, and of each step whether it is carried out, with which of them, at which level and with which sign.
+Drawn = tuple[list[Operation], tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]]
+
+
+def _draw_randaugment(recipe: AugmentRecipe, seed: tf.Tensor) -> Drawn:
     operations = list(RANDAUGMENT.values())
-    for number in range(count):
-        image = _perhaps(image, operations, chosen[number], chances[number] < APPLIED, levels[number], signs[number])
-    return image
+    wanted, chosen, signs = tf.unstack(tf.random.stateless_uniform((3, recipe.policy_ops), seed))
+    noise = tf.random.stateless_normal((recipe.policy_ops,), seed_for("noise", seed), stddev=recipe.policy_noise)
+    levels = tf.clip_by_value(recipe.policy_magnitude + noise, 0.0, HIGHEST)
+    return operations, (wanted < APPLIED, tf.cast(chosen * len(operations), tf.int32), levels, _sign(signs))
 
 
-def _autoaugment(image: tf.Tensor, recipe: AugmentRecipe, seed: tf.Tensor) -> tf.Tensor:
-    draws = tf.random.stateless_uniform((5,), seed)
-    row = tf.cast(draws[0] * len(SUB_POLICIES), tf.int32)
+def _draw_autoaugment(recipe: AugmentRecipe, seed: tf.Tensor) -> Drawn:
     names = list(AUTOAUGMENT)
-    for step in range(2):
-        steps = [sub_policy[step] for sub_policy in SUB_POLICIES]
-        chosen = tf.constant([names.index(name) for name, _, _ in steps])[row]
-        chance = tf.constant([probability for _, probability, _ in steps])[row]
-        level = tf.constant([float(level) for _, _, level in steps])[row]
-        image = _perhaps(image, list(AUTOAUGMENT.values()), chosen, draws[1 + step] < chance, level, draws[3 + step])
-    return image
+    row, wanted, signs = tf.split(tf.random.stateless_uniform((5,), seed), [1, 2, 2])
+    row = tf.cast(row[0] * len(SUB_POLICIES), tf.int32)
+    chosen = tf.constant([[names.index(name) for name, _, _ in steps] for steps in SUB_POLICIES])[row]
+    chances = tf.constant([[chance for _, chance, _ in steps] for steps in SUB_POLICIES])[row]
+    levels = tf.constant([[float(level) for _, _, level in steps] for steps in SUB_POLICIES])[row]
+    return list(AUTOAUGMENT.values()), (wanted < chances, chosen, levels, _sign(signs))
 
 
-def _perhaps(
-    image: tf.Tensor,
-    operations: list[Operation],
-    chosen: tf.Tensor,
-    wanted: tf.Tensor,
-    level: tf.Tensor,
-    draw: tf.Tensor,
-) -> tf.Tensor:
-    """The chosen operation if it is wanted; only that one is carried out."""
-    sign = tf.where(draw < 0.5, -1.0, 1.0)
-    branches = [lambda operation=operation: operation(image, level, sign) for operation in operations]
-    return tf.switch_case(tf.where(wanted, chosen, len(operations)), [*branches, lambda: image])
+def _sign(draws: tf.Tensor) -> tf.Tensor:
+    return tf.where(draws < 0.5, -1.0, 1.0)
