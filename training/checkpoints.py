@@ -79,22 +79,26 @@ class Checkpoints:
         for old in self.paths[self.keep :]:
             old.unlink()
 
-    def latest(self) -> tuple[Checkpoint | None, list[str]]:
+    def latest(self) -> tuple[Checkpoint | None, dict[Path, str]]:
         """The newest checkpoint that is whole, or None if there has never been one; and what is wrong with newer ones.
 
         Raises:
             ValueError: there are checkpoints, none of which is whole.
         """
-        problems: list[str] = []
+        problems: dict[Path, str] = {}
         for path in self.paths:
             try:
                 return read(path), problems
             except ValueError as error:
-                problems.append(str(error))
+                problems[path] = str(error)
         if problems:
-            raise ValueError(f"no checkpoint in {os.fspath(self.folder)!r} can be used: {'; '.join(problems)}. Remove them "
-                             "to train from the beginning")  # fmt: skip
+            raise ValueError(f"no checkpoint in {os.fspath(self.folder)!r} can be used: {'; '.join(problems.values())}. "
+                             "Remove them to train from the beginning")  # fmt: skip
         return None, problems
+
+    def put_aside(self, path: Path) -> None:
+        """Renames a damaged checkpoint, so that it is not counted among those that are kept."""
+        path.rename(path.with_suffix(".damaged"))
 
 
 def read(path: Path) -> Checkpoint:

@@ -22,6 +22,7 @@ from rich.console import Console
 from training.checkpoints import Checkpoint, Checkpoints
 from training.data import Data
 from training.distillation import load_teacher
+from training.interruption import Interrupted, Signals
 from training.losses import training_loss
 from training.monitor import Monitor
 from training.networks import Deployable, build_network, preprocessing
@@ -32,46 +33,10 @@ from training.run_folder import RunFolder
 from training.schedules import make_schedule
 from training.start import start_from
 from training.step import Trainer
-from training.strategy import Place
+from training.strategy import Place, require_same
 
-SAVE, STOP = 1, 1000  # wishes of a process; their sum says what all of them do
+SAVE, STOP = 1.0, 1000.0  # wishes of a process; their sum says what all of them do
 LOOK_EVERY = 100  # steps between two looks whether the loss is a number
-
-
-class Interrupted(Exception):
-    """A signal ended the run, whose checkpoint is written.
-
-    Attributes:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-class WorkerLost(RuntimeError):
-    """Another process of the run is gone."""
-
-
-class Signals:
-    """Ctrl-C and SIGTERM end training after the current step: never in the middle of a file. The second one ends it at once."""
-
-    def __enter__(self) -> "Signals":
-        self.received = 0
-        self.usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number, handler in self.usual.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self.usual.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self.received = number
-        signal.signal(number, self.usual[number])
 
 
 @dataclasses.dataclass
@@ -123,15 +88,16 @@ class Run:
         self.steps = steps_per_epoch(data, recipe)
         replica_batch(recipe, Share(place.strategy.num_replicas_in_sync, place.worker, place.workers))
         self.preprocess = preprocessing(recipe)
+        folder.require(recipe)
         keras.utils.set_random_seed(recipe.seed)
         with place.strategy.scope():
             self.trainer = make_trainer(recipe, data)
-        if place.chief:
-            folder.open(recipe)
         self.checkpoints, self.epoch, self.saved = Checkpoints(folder.checkpoints), Epoch(), time.monotonic()
         self._deployable: Deployable | None = None
-        self.wishes: Any = 0
+        self.wishes: Any = 0.0
         self.first_step = self._restore()
+        if place.chief:
+            folder.open(recipe)
 
     def train(self) -> None:
         """Trains to the end and saves what came of it.
@@ -139,7 +105,6 @@ class Run:
         Raises:
             FloatingPointError: the loss is no longer a number. The last checkpoint is kept.
             Interrupted: by a signal. A checkpoint is written.
-            WorkerLost: another process is gone.
         """
         with contextlib.ExitStack() as stack:
             self.monitor = None
@@ -148,7 +113,6 @@ class Run:
                     Monitor(self.console, self.folder, self.recipe, self.steps, self.first_step, self.tensorboard)
                 )
             self.signals = stack.enter_context(Signals())
-            stack.enter_context(_losing_workers(self.place))
             self._epochs()
             values = self._values()
             if self.place.chief:
@@ -165,20 +129,25 @@ class Run:
             lambda context: test_batches(self.data, self.recipe, self.preprocess, _share(context))
         )
         for epoch in range(first // self.steps, self.recipe.epochs):
-            for step in range(max(first, epoch * self.steps), (epoch + 1) * self.steps):
-                self._step(batches, step + 1)
-            self._end_epoch(epoch + 1, tests)
-            self._save((epoch + 1) * self.steps)
+            last = (epoch + 1) * self.steps
+            for done in range(max(first, epoch * self.steps) + 1, last + 1):
+                agreed = self._step(batches, done)
+                if done == last:  # before any checkpoint of this step, which is one of a whole epoch
+                    self._end_epoch(epoch + 1, tests)
+                if agreed or done == last:
+                    self._save(done)
+                if agreed >= STOP:
+                    raise Interrupted(self.signals.received or signal.SIGTERM)
 
-    def _step(self, batches: Iterator[Any], done: int) -> None:
-        """The step after which `done` are done."""
+    def _step(self, batches: Iterator[Any], done: int) -> float:
+        """The step after which `done` are done; returns what the processes wish together."""
         start = time.perf_counter()
         images, labels = next(batches)
         loaded = time.perf_counter()
-        wish = STOP if self.signals.received else SAVE if self._due() else 0
+        wish = self._wish()
         # What the processes wish together is known without waiting once the next step has been started.
         wishes = self.trainer.train(images, labels, tf.constant(wish))
-        agreed, self.wishes = int(self.wishes) if self.place.workers > 1 else wish, wishes
+        agreed, self.wishes = float(self.wishes) if self.place.workers > 1 else wish, wishes
         now = time.perf_counter()
         self.epoch.seconds += now - start
         self.epoch.waited += loaded - start
@@ -186,14 +155,16 @@ class Run:
             self.monitor.step(done, loaded - start)
         if done % LOOK_EVERY == 0:
             self._look(done)
-        if agreed:
-            self._save(done)
-        if agreed >= STOP:
-            raise Interrupted(self.signals.received or signal.SIGTERM)
         self.after_step(done)
+        return agreed
 
-    def _due(self) -> bool:
-        return self.place.chief and time.monotonic() - self.saved > 60 * self.minutes
+    def _wish(self) -> float:
+        if self.signals.received:
+            return STOP
+        if self.place.chief and time.monotonic() - self.saved > 60 * self.minutes:
+            self.saved = time.monotonic()
+            return SAVE
+        return 0.0
 
     def _look(self, done: int) -> None:
         loss = float(self.trainer.train_metrics[0].result())
@@ -237,7 +208,7 @@ class Run:
     def _values(self) -> dict[str, np.ndarray]:
         """The weights that are tested and saved, by path. All processes take part."""
         self.trainer.synchronise()
-        return {variable.path: np.asarray(variable.value) for variable in self.trainer.tested.weights}
+        return {variable.path: _array(variable) for variable in self.trainer.tested.weights}
 
     def _deploy(self, path: Path, values: dict[str, np.ndarray]) -> None:
         self._deployable = self._deployable or Deployable(self.recipe, self.data)
@@ -246,7 +217,7 @@ class Run:
     def _save(self, done: int) -> None:
         """Writes a checkpoint. All processes take part, the chief writes."""
         self.trainer.synchronise()
-        arrays = {name: np.asarray(_value(variable)) for name, variable in self.trainer.variables().items()}
+        arrays = {name: _array(variable) for name, variable in self.trainer.variables().items()}
         if self.place.chief:
             self.checkpoints.save(Checkpoint(done, arrays, dataclasses.asdict(self.epoch)))
         self.saved = time.monotonic()
@@ -255,10 +226,11 @@ class Run:
         """Takes up the last checkpoint; returns how many steps are done."""
         found, problems = self.checkpoints.latest()
         step = found.step if found else 0
-        _require_same(self.place, step, zlib.crc32(self.recipe.to_yaml().encode()))
+        require_same(self.place, step, zlib.crc32(self.recipe.to_yaml().encode()))
         if self.place.chief:
-            for problem in problems:
-                self.console.print(f"Checkpoint {problem}: it is passed over.", highlight=False)
+            for path, problem in problems.items():
+                self.checkpoints.put_aside(path)
+                self.console.print(f"{problem}: put aside.", highlight=False)
         if found is None:
             return 0
         variables = self.trainer.variables()
@@ -283,37 +255,5 @@ def _share(context: tf.distribute.InputContext) -> Share:
     return Share(context.num_replicas_in_sync, context.input_pipeline_id, context.num_input_pipelines)
 
 
-def _value(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
-def _require_same(place: Place, *numbers: int) -> None:
-    """Raises ValueError unless all processes give the same step and the same recipe."""
-    if place.workers == 1:
-        return
-
-    def gathered() -> Any:
-        replica = tf.distribute.get_replica_context()
-        own = tf.one_hot(place.worker, place.workers, dtype=tf.float64)[:, tf.newaxis] * tf.constant(
-            numbers, tf.float64
-        )
-        return replica.all_reduce(tf.distribute.ReduceOp.SUM, own)
-
-    totals = place.strategy.experimental_local_results(tf.function(lambda: place.strategy.run(gathered))())[0].numpy()
-    for what, column in zip(("checkpoints", "recipes"), totals.T, strict=True):
-        if (column != column[0]).any():
-            raise ValueError(f"the {place.workers} workers have different {what}: all need the same command, and a run folder that "
-                             "all of them see")  # fmt: skip
-
-
-@contextlib.contextmanager
-def _losing_workers(place: Place) -> Iterator[None]:
-    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
-            tf.errors.DeadlineExceededError)  # fmt: skip
-    try:
-        yield
-    except lost as error:
-        if place.workers == 1:
-            raise
-        raise WorkerLost("another worker is gone. Start all workers again with the same commands: they continue from the last "
-                         "checkpoint") from error  # fmt: skip
+def _array(variable: Any) -> np.ndarray:
+    return tf.identity(variable.value if isinstance(variable, keras.Variable) else variable).numpy()

@@ -72,19 +72,28 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
-    def open(self, recipe: Recipe) -> None:
-        """Makes the folder for `recipe`, or finds a run of the very same recipe in it.
+    def require(self, recipe: Recipe) -> None:
+        """Nothing, if the folder holds a run of the very same recipe or none.
 
         Raises:
             ValueError: the folder holds a run of another recipe; the message says where they differ.
         """
-        if self.recipe.exists():
-            before, now = flatten(load_recipe(self.recipe)), flatten(recipe)
-            changed = [key for key in before | now if before.get(key) != now.get(key)]
-            if changed:
-                listed = ", ".join(f"{key} ({before.get(key)!r} there, {now.get(key)!r} now)" for key in changed)
-                raise ValueError(f"run folder {os.fspath(self.path)!r} holds a run of another recipe: {listed}. "
-                                 "Choose another --run-dir, or remove that folder")  # fmt: skip
+        if not self.recipe.exists():
+            return
+        before, now = flatten(load_recipe(self.recipe)), flatten(recipe)
+        changed = [key for key in before | now if before.get(key) != now.get(key)]
+        if changed:
+            listed = ", ".join(f"{key} ({before.get(key)!r} there, {now.get(key)!r} now)" for key in changed)
+            raise ValueError(f"run folder {os.fspath(self.path)!r} holds a run of another recipe: {listed}. "
+                             "Choose another --run-dir, or remove that folder")  # fmt: skip
+
+    def open(self, recipe: Recipe) -> None:
+        """Makes the folder for `recipe`, or takes up the run of the very same recipe in it.
+
+        Raises:
+            ValueError: see `require`.
+        """
+        self.require(recipe)
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.recipe, recipe.to_yaml())
         write_text(self.environment, json.dumps(environment(), indent=2) + "\n")

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_resnets.assembly import Network
-from keras_resnets.layers import DropBlock
+from keras_resnets.layers import BatchNorm, DropBlock
 from training.recipe import Recipe
 
 DRAWS = 2**20  # of random numbers that a layer has for itself in a step
@@ -68,10 +68,15 @@ class Trainer:
         self.test_metrics = [keras.metrics.Mean(name=name) for name in ("loss", "accuracy", "top5")]
         weights = {id(variable) for variable in network.weights}
         self._random_states = [variable for variable in network.variables if id(variable) not in weights]
-        self._statistics = [*network.non_trainable_variables, *(average.non_trainable_variables if average else [])]
-        self._statistics = [variable for variable in self._statistics if variable.dtype == "float32"]
-        layers = [layer for layer in network._flatten_layers() if isinstance(layer, DropBlock)]
-        self._drop_block = [layer.progress for layer in layers if layer.progress is not None]
+        layers = list(network._flatten_layers())
+        moving = [layer for layer in layers if isinstance(layer, BatchNorm) and layer.trainable]
+        paths = {variable.path for layer in moving for variable in (layer.moving_mean, layer.moving_variance)}
+        self._statistics = [
+            variable for each in (network, average) if each for variable in each.weights if variable.path in paths
+        ]
+        self._drop_block = [
+            layer.progress for layer in layers if isinstance(layer, DropBlock) and layer.progress is not None
+        ]
 
     @property
     def tested(self) -> Network:
@@ -97,7 +102,7 @@ class Trainer:
 
         Args:
             images, labels: of the whole batch, `(batch, height, width, 3)` and `(batch, classes)`.
-            wish: a whole number that this process wants the others to know.
+            wish: a number that this process wants the others to know.
 
         Returns:
             The sum of all processes' wishes.
@@ -144,7 +149,7 @@ class Trainer:
         teacher_logits = None if self.teacher is None else self.teacher(images)
         with tf.GradientTape() as tape:
             outputs = self.network(images, training=True)
-            losses = self.loss(labels, outputs, teacher_logits)
+            losses = self.loss(tf.cast(labels, main_logits(outputs).dtype), outputs, teacher_logits)
             share = tf.reduce_sum(losses) / self.recipe.batch_size * factor
         loss, accuracy = self.train_metrics
         loss.update_state(losses)
@@ -184,7 +189,7 @@ class Trainer:
 
     def _test(self, images: Any, labels: Any, weights: Any) -> None:
         logits = main_logits(self.tested(images, training=False))
-        losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+        losses = tf.nn.softmax_cross_entropy_with_logits(tf.cast(labels, logits.dtype), logits)
         for metric, values in zip(
             self.test_metrics, (losses, hits(labels, logits, 1), hits(labels, logits, 5)), strict=True
         ):
@@ -198,4 +203,7 @@ def main_logits(outputs: Any) -> Any:
 
 def hits(labels: Any, logits: Any, count: int) -> Any:
     """For each example 1 if its most probable label is among the `count` highest logits, else 0."""
-    return tf.cast(tf.math.in_top_k(tf.argmax(labels, axis=-1), logits, min(count, logits.shape[-1])), tf.float32)
+    return tf.cast(
+        tf.math.in_top_k(tf.argmax(labels, axis=-1), tf.cast(logits, tf.float32), min(count, logits.shape[-1])),
+        tf.float32,
+    )

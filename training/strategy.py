@@ -1,8 +1,11 @@
 """Where training runs: on one device, on all of a machine, on several machines."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -79,6 +82,47 @@ def open_strategy(kind: str = "auto", workers: str = "", worker: int | None = No
         {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": number}}
     )
     return Place(tf.distribute.MultiWorkerMirroredStrategy(), number, len(addresses))
+
+
+class WorkerLost(RuntimeError):
+    """Another process of the run is gone."""
+
+
+@contextlib.contextmanager
+def together(place: Place) -> Iterator[None]:
+    """What the body does needs all processes of `place`.
+
+    Raises:
+        WorkerLost: one of them is gone.
+    """
+    lost = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError,
+            tf.errors.DeadlineExceededError)  # fmt: skip
+    try:
+        yield
+    except lost as error:
+        if place.workers == 1:
+            raise
+        raise WorkerLost("another worker is gone. Start all workers again with the same commands: they continue from the last "
+                         "checkpoint") from error  # fmt: skip
+
+
+def require_same(place: Place, *numbers: int) -> None:
+    """Raises ValueError unless all processes give the same step and the same recipe."""
+    if place.workers == 1:
+        return
+
+    def gathered() -> Any:
+        replica = tf.distribute.get_replica_context()
+        own = tf.one_hot(place.worker, place.workers, dtype=tf.float64)[:, tf.newaxis] * tf.constant(
+            numbers, tf.float64
+        )
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    totals = place.strategy.experimental_local_results(tf.function(lambda: place.strategy.run(gathered))())[0].numpy()
+    for what, column in zip(("checkpoints", "recipes"), totals.T, strict=True):
+        if (column != column[0]).any():
+            raise ValueError(f"the {place.workers} workers have different {what}: all need the same command, and a run folder that "
+                             "all of them see")  # fmt: skip
 
 
 def _workers(addresses: str, number: int | None) -> tuple[list[str], int]:

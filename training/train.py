@@ -17,14 +17,16 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from training import plots
+from keras_resnets.costs import without_values
+from training import dry_run, plots, report
 from training.data import Data, open_data
-from training.loop import Interrupted, Run, WorkerLost
+from training.interruption import Interrupted
+from training.loop import Run
 from training.networks import build_network
 from training.pipeline import steps_per_epoch
 from training.recipe import Recipe, flatten, load_recipe
 from training.run_folder import RunFolder, read_log
-from training.strategy import STRATEGIES, Place, open_strategy
+from training.strategy import STRATEGIES, Place, WorkerLost, open_strategy, together
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 AGAIN = 75  # "temporary failure" of sysexits.h: the same command again continues
@@ -38,9 +40,11 @@ def train(recipe: Recipe, folder: RunFolder, data: Data, console: Console, place
     Arguments and errors are those of `training.loop.Run` and its `train`; by default there is one process on one device.
     """
     place = place or Place(tf.distribute.get_strategy())
-    Run(recipe, folder, data, console, place, tensorboard, minutes, after_step).train()
+    with together(place):
+        Run(recipe, folder, data, console, place, tensorboard, minutes, after_step).train()
     if place.chief:
         plots.save(plots.curves(read_log(folder.log), recipe.name), folder.curves)
+        report.write_run_report(folder, recipe, data.problems())
 
 
 def require_tensorboard() -> None:
@@ -53,7 +57,9 @@ def announce(recipe: Recipe, folder: RunFolder, data: Data, console: Console, pl
     """Prints what a run of `recipe` will do."""
     console.print(recipe.description or recipe.name, highlight=False, style="bold")
     table = Table(show_header=False, box=None)
-    steps, network = steps_per_epoch(data, recipe), build_network(recipe, data)
+    steps = steps_per_epoch(data, recipe)
+    with without_values():
+        network = build_network(recipe, data)
     for key, value in flatten(recipe).items():
         if key not in ("name", "description"):
             table.add_row(key, str(value))
@@ -89,6 +95,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--tensorboard", action="store_true", help="log for TensorBoard as well (which must be installed)"
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="with --dry-run: a picture of the learning rate")
     return parser.parse_args(arguments)
 
 
@@ -105,9 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tensorboard:
             require_tensorboard()
         data = open_data(recipe.data)
-        announce(recipe, folder, data, console, place)
         if options.dry_run:
+            with without_values():
+                network = build_network(recipe, data)
+            dry_run.describe(recipe, data, network, console, place.strategy.num_replicas_in_sync, options.plot)
             return 0
+        announce(recipe, folder, data, console, place)
         train(recipe, folder, data, console, place, options.tensorboard, options.checkpoint_minutes)
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

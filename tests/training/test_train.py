@@ -17,7 +17,7 @@ import tiny_run
 
 from training import train
 from training.checkpoints import Checkpoints
-from training.loop import Signals
+from training.interruption import Signals
 from training.recipe import load_recipe
 from training.run_folder import RunFolder, read_log, replacing
 
