@@ -67,3 +67,12 @@ def test_options_outside_the_ablations_are_refused() -> None:
         kr.create_model("identity_mappings110_cifar", drop_path_rate=0.1)
     with pytest.raises(ValueError, match="activation_order must be one of 'original'"):
         kr.create_model("identity_mappings110_cifar", activation_order="e")
+
+
+@pytest.mark.parametrize("skip", ["conv1x1", "exclusive_gate", "dropout"])
+def test_compiled_as_it_is_step_by_step(skip: str) -> None:
+    """A convolution after padded channels: graph rewriting once took the padding away."""
+    network = kr.create_model("identity_mappings110_cifar", depth=1, skip=skip, input_shape=(8, 8, 3))
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    eager = keras.ops.convert_to_numpy(network(images, training=False))
+    np.testing.assert_allclose(network.predict(images, verbose=0), eager, rtol=1e-4, atol=1e-5)

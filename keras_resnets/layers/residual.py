@@ -27,8 +27,10 @@ class PadShortcut(keras.layers.Layer):
         self.built = True
 
     def call(self, x: Any) -> Any:
-        x = x[:, :: self.strides, :: self.strides, :]
-        return kops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.filters - x.shape[-1])))
+        # Padded first: oneDNN's rewriting of TensorFlow graphs merges a padding with a convolution that reads it, and forgets that
+        # channels are padded.
+        x = kops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.filters - x.shape[-1])))
+        return x[:, :: self.strides, :: self.strides, :]
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, _ = input_shape
