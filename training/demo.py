@@ -27,6 +27,7 @@ from keras_resnets.registry import find
 from training import native_messages_hidden, report
 from training.data import LabelledImages, load_data
 from training.evaluate import Evaluation, evaluate, load_network, write_results
+from training.interruption import Interrupted
 from training.recipe import Recipe, load_recipe
 from training.run_folder import RunFolder, read_log, write_text
 from training.train import INTERRUPTED, announce, train
@@ -208,7 +209,7 @@ def architecture(name: str | None) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program; returns its exit code: 0, 1 for wrong input or too low an accuracy, 130 after Ctrl-C."""
+    """The program; returns its exit code: 0, 1 for wrong input or too low an accuracy, 130 after Ctrl-C, 143 after SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m training.demo", description="Train, evaluate, export and prove.")
     parser.add_argument("--recipe", default="digits_resnet20", help="as in training.train (default: digits_resnet20)")
     parser.add_argument("--arch", metavar="NETWORK", help="another network than the recipe's, as in list_models")
@@ -228,9 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        console.print("\nInterrupted. The same command continues from the last whole epoch.")
-        return INTERRUPTED
+    except (Interrupted, KeyboardInterrupt) as error:
+        console.print("\nInterrupted. The same command continues from the last checkpoint.")
+        return 128 + error.number if isinstance(error, Interrupted) else INTERRUPTED
     console.print(f"Done in {time.perf_counter() - start:.0f} s. The report is {report_path(folder)}.", highlight=False)
     if evaluation.accuracy < TARGET:
         print(f"error: test accuracy {evaluation.accuracy:.2%} is below the expected {TARGET:.1%}", file=sys.stderr)

@@ -112,6 +112,16 @@ def test_difference() -> None:
     )
 
 
+def test_comparison() -> None:
+    """Two variants, the first one worse by 1.0 and 1.2: 12.7 is the 97.5 % quantile of t with one degree of freedom."""
+    said = outcomes.compared(outcome("wide", (4.0, 5.2)), outcome("narrow", (3.0, 4.0)))
+    assert said == ("wide: test error 4.6 ± 0.8 %, 1.1 points more than narrow with 3.5 ± 0.7 %, which is within the noise (95 % "
+                    "interval -0.2 to +2.4, 2 pairs of runs).")  # fmt: skip
+    assert outcomes.compared(outcome("b", (1.0,)), outcome("a", (3.0,))) == (
+        "b: test error 1.0 %, 2.0 points less than a with 3.0 % (a single run each: how much of that is chance is not known)."
+    )
+
+
 def test_ranking() -> None:
     said = outcomes.ranking([outcome("a", (3, 3.4)), outcome("b", (1, 1.4)), outcome("c", (9, 9.4))])
     assert said.startswith("Lowest test error: b, 1.2 ± 0.3 %; highest: c, 9.2 ± 0.3 %, 8.0 points more")

@@ -12,7 +12,7 @@ import numpy as np
 from training.report import markdown
 from training.run_folder import replacing, write_text
 
-HEADER = ("variant", "parameters", "million multiply-adds", "training error %", "test error %", "seconds")
+HEADER = ("variant", "parameters", "million multiply-adds", "training error %", "test error %")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,6 @@ class Outcome:
         """Per run: percent of wrong predictions on the images held out, at the end."""
         return np.array([100 * (1 - log[-1]["test_accuracy"]) for log in self.logs])
 
-    @property
-    def seconds(self) -> float:
-        """Of a run, without tests, in the mean."""
-        return float(np.mean([sum(row["seconds"] for row in log) for log in self.logs]))
-
 
 def spread(values: np.ndarray) -> str:
     """Mean and, of several values, standard deviation: "3.4 ± 0.2"."""
@@ -73,13 +68,21 @@ class Difference:
         """The interval is all on one side of zero."""
         return self.low > 0 or self.high < 0
 
-    def __str__(self) -> str:
-        """In words, to be said after "A has": "2.1 points more than"."""
-        amount = f"{abs(self.mean):.1f} points {'more' if self.mean > 0 else 'less'}"
+    @property
+    def amount(self) -> str:
+        """In words, to be said before "than": "2.1 points more"."""
+        return f"{abs(self.mean):.1f} points {'more' if self.mean > 0 else 'less'}"
+
+    @property
+    def remark(self) -> str:
+        """How sure that is."""
         if self.pairs == 1:
-            return f"{amount} (a single run each: how much of that is chance is not known)"
-        interval = f"95 % interval {self.low:+.1f} to {self.high:+.1f}, {self.pairs} pairs of runs"
-        return f"{amount} ({interval})" if self.clear else f"{amount}, which is within the noise ({interval})"
+            return " (a single run each: how much of that is chance is not known)"
+        interval = f"(95 % interval {self.low:+.1f} to {self.high:+.1f}, {self.pairs} pairs of runs)"
+        return f" {interval}" if self.clear else f", which is within the noise {interval}"
+
+    def __str__(self) -> str:
+        return self.amount + self.remark
 
 
 def difference(more: np.ndarray, less: np.ndarray) -> Difference:
@@ -96,7 +99,8 @@ def difference(more: np.ndarray, less: np.ndarray) -> Difference:
 def compared(one: Outcome, other: Outcome) -> str:
     """A sentence about the test errors of two variants."""
     gap = difference(one.test_errors, other.test_errors)
-    return f"{one.label}: test error {spread(one.test_errors)} %; than {other.label} ({spread(other.test_errors)} %) it has {gap}."
+    return (f"{one.label}: test error {spread(one.test_errors)} %, {gap.amount} than {other.label} "
+            f"with {spread(other.test_errors)} %{gap.remark}.")  # fmt: skip
 
 
 def ranking(table: Sequence[Outcome]) -> str:
@@ -116,8 +120,8 @@ def small_scale(table: Sequence[Outcome]) -> str:
 
 def cells(table: Sequence[Outcome]) -> list[tuple[str, ...]]:
     """Header and rows of the table for people; ± is the standard deviation over the seeds."""
-    rows = [(row.label, f"{row.parameters:,}", f"{row.mmacs:.2f}", spread(row.train_errors), spread(row.test_errors),
-             f"{row.seconds:.0f}") for row in table]  # fmt: skip
+    rows = [(row.label, f"{row.parameters:,}", f"{row.mmacs:.2f}", spread(row.train_errors), spread(row.test_errors))
+            for row in table]  # fmt: skip
     return [HEADER, *rows]
 
 

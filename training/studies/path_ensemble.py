@@ -35,6 +35,7 @@ from keras_resnets.preprocessing import preprocess_input
 from training import plots
 from training.data import LabelledImages, load_data
 from training.evaluate import Evaluation, load_network
+from training.interruption import Interrupted
 from training.recipe import Recipe, load_recipe
 from training.run_folder import RunFolder, replacing, write_text
 from training.studies import path_plots, surgery
@@ -206,9 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt) as error:
         console.print("\nInterrupted. The same command continues where it was.")
-        return INTERRUPTED
+        return 128 + error.number if isinstance(error, Interrupted) else INTERRUPTED
     console.print(*tables(rows))
     for said in findings(rows):
         console.print(f"• {said}", highlight=False)

@@ -20,7 +20,7 @@ from rich.table import Table
 from keras_resnets.costs import Sizes, measured
 from training import plots
 from training.data import Data, open_data
-from training.loop import Interrupted
+from training.interruption import Interrupted
 from training.networks import build_network
 from training.recipe import Recipe, load_recipe
 from training.run_folder import RunFolder, read_log
