@@ -1,0 +1,280 @@
+"""What the training loop adds to the bare compiled train step of the same network, and what `fit` does.
+
+python -m benchmarks.train_loop [NETWORK …]
+
+The loop of `training.train` runs as it always does: batches from its pipeline (images in memory, resized and normalised), metrics,
+progress, signals. After every few of its steps it is held up while the others do as many: a train step and nothing else, compiled
+as one function, on a batch that is there already; and `fit`, on batches from the same pipeline.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from benchmarks.harness import Comparison, Plan, Rounds, describe, environment
+from benchmarks.table import Target, markdown_table, spread, write_files
+from training.data import LabelledImages, Split
+from training.loop import Run
+from training.losses import training_loss
+from training.networks import build_network, preprocessing
+from training.optimizers import make_optimizer
+from training.pipeline import training_batches
+from training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Recipe, ScheduleRecipe
+from training.run_folder import RunFolder
+from training.strategy import open_strategy
+
+STEP, PROCESSOR = "train step", "processor time"
+LOOP, BARE, FIT = "training.train", "bare step", "Keras fit"
+CLASSES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """How a network is trained here.
+
+    Attributes:
+        size: of the images.
+        batch: images per step.
+        steps: of everyone's turn.
+    """
+
+    size: int
+    batch: int
+    steps: int
+
+
+NETWORKS = {
+    "resnet20_cifar": Setting(32, 64, 4),
+    "resnest29_cifar": Setting(32, 16, 4),
+    "resnet18": Setting(224, 8, 2),
+    "resnet50": Setting(224, 4, 2),
+}
+
+
+class Done(Exception):
+    """Enough has been measured."""
+
+
+def make_recipe(network: str, setting: Setting) -> Recipe:
+    """SGD with momentum and L2; an epoch has more steps than are measured."""
+    return Recipe(
+        name=network, model=ModelRecipe(name=network), data=DataRecipe(source="digits", image_size=setting.size),
+        optimizer=OptimizerRecipe(lr=0.01, l2=1e-4), schedule=ScheduleRecipe(name="constant"), epochs=1,
+        batch_size=setting.batch,
+    )  # fmt: skip
+
+
+def make_data(setting: Setting, steps: int) -> LabelledImages:
+    """Images of noise for an epoch of so many steps."""
+    count = steps * setting.batch
+    pixels = np.random.default_rng(0).integers(0, 256, (setting.batch, setting.size, setting.size, 3), dtype=np.uint8)
+    images = Split(np.tile(pixels, (steps, 1, 1, 1)), np.arange(count) % CLASSES)
+    return LabelledImages(images, Split(pixels, np.arange(setting.batch) % CLASSES), tuple(map(str, range(CLASSES))))
+
+
+Clock = tuple[float, float]
+
+
+def clock() -> Clock:
+    """Seconds on the wall, and those that all threads of this process have worked."""
+    return time.perf_counter(), time.process_time()
+
+
+def bare_turn(recipe: Recipe, data: LabelledImages, steps: int) -> Callable[[], tuple[Clock, Clock]]:
+    """A train step and nothing else: returns what takes a turn of them, and says when it began and ended."""
+    network, optimizer, loss = build_network(recipe, data), make_optimizer(recipe, 0.01), training_loss(recipe)
+    optimizer.build(network.trainable_variables)
+    images, labels = next(iter(training_batches(data, recipe, preprocessing(recipe))))
+
+    @tf.function
+    def step(images: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            mean = tf.reduce_mean(loss(labels, network(images, training=True), None))
+        weights = [variable.value for variable in network.trainable_variables]
+        optimizer.apply(tape.gradient(mean, weights), network.trainable_variables)
+        return mean
+
+    def turn() -> tuple[Clock, Clock]:
+        step(images, labels)
+        start = clock()
+        for _ in range(steps):
+            last = step(images, labels)
+        last.numpy()  # waits for a GPU
+        return start, clock()
+
+    return turn
+
+
+class Clocks(keras.callbacks.Callback):
+    """When an epoch's first and last step ended."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.end = clock()
+        if batch == 0:
+            self.start = self.end
+
+
+def fit_turn(recipe: Recipe, data: LabelledImages, steps: int) -> Callable[[], tuple[Clock, Clock]]:
+    """The same of Keras' own loop over the same batches, without what it does around them."""
+    network = build_network(recipe, data)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    network.compile(make_optimizer(recipe, 0.01), loss, metrics=["accuracy"])
+    batches = training_batches(data, recipe, preprocessing(recipe))
+    clocks = Clocks()
+
+    def turn() -> tuple[Clock, Clock]:
+        network.fit(batches, steps_per_epoch=steps + 1, verbose=0, callbacks=[clocks], shuffle=False)
+        return clocks.start, clocks.end
+
+    return turn
+
+
+def settle() -> None:
+    """Waits until the pipelines, which read ahead in threads of their own, have nothing to do."""
+    working = True
+    while working:
+        before = time.process_time()
+        time.sleep(0.05)
+        working = time.process_time() - before > 0.005
+
+
+class Turns:
+    """Times the loop, which calls `after_step`, and lets the others have their turns in between.
+
+    `wait` is called before the clock is read: it waits for a GPU.
+
+    The first step of everyone's turn does not count, and neither does the first round, in which all is compiled.
+    """
+
+    def __init__(self, others: dict[str, Callable[[], tuple[Clock, Clock]]], steps: int, rounds: int) -> None:
+        self.others, self.steps, self.rounds = others, steps, rounds
+        self.times: dict[str, dict[str, Rounds]] = {name: {STEP: [], PROCESSOR: []} for name in (LOOP, *others)}
+        self.start = clock()
+        self.wait: Callable[[], Any] = lambda: None
+
+    def after_step(self, done: int) -> None:
+        """Of the loop: so many steps are done."""
+        place = done % (self.steps + 1)
+        if place > 1:
+            return
+        self.wait()
+        if place == 1:
+            self.start = clock()
+            return
+        turns = {LOOP: (self.start, clock())}
+        for name, turn in self.others.items():
+            settle()
+            turns[name] = turn()
+        settle()
+        if done > self.steps + 1:
+            for name, (start, end) in turns.items():
+                for measure, before, after in zip((STEP, PROCESSOR), start, end, strict=True):
+                    self.times[name][measure].append([1000 * (after - before) / self.steps])
+        if len(self.times[LOOP][STEP]) == self.rounds:
+            raise Done
+
+
+def compare(network: str, rounds: int) -> Comparison:
+    """Everyone's milliseconds per step, a mean per round."""
+    setting = NETWORKS[network]
+    recipe = make_recipe(network, setting)
+    data = make_data(setting, (rounds + 1) * (setting.steps + 1) + 1)
+    turns = Turns({BARE: bare_turn(recipe, data, setting.steps), FIT: fit_turn(recipe, data, setting.steps)},
+                  setting.steps, rounds)  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Done):
+        run = Run(recipe, RunFolder(Path(folder)), data, Console(quiet=True), open_strategy("none"),
+                  after_step=turns.after_step)  # fmt: skip
+        turns.wait = run.trainer.optimizer.iterations.numpy
+        run.train()
+    packages = {package: importlib.metadata.version(package) for package in ("tensorflow", "keras", "numpy")}
+    versions = {LOOP: {"python": platform.python_version(), **packages}}
+    return Comparison(turns.times, versions, environment(Plan(rounds)))
+
+
+def cells(measured: dict[str, Comparison]) -> list[list[str]]:
+    """Header and rows."""
+    rows = [["network", "size, batch", "", "train step, ms", f"÷ {BARE}", "processor time, ms", f"÷ {BARE}"]]
+    for network, comparison in measured.items():
+        for name in comparison.times:
+            row = [network, f"{NETWORKS[network].size}, {NETWORKS[network].batch}", name]
+            for measure in (STEP, PROCESSOR):
+                row += [spread(comparison.time(name, measure)), spread(comparison.ratio(name, BARE, measure))]
+            rows.append(row)
+    return rows
+
+
+def targets(measured: dict[str, Comparison]) -> list[str]:
+    """How far the loop is from the bare step, in the measure that other programs on the machine disturb least."""
+    return [
+        str(
+            Target(
+                f"{network}, processor time of {LOOP} ÷ {BARE}", comparison.ratio(LOOP, BARE, PROCESSOR).median, 1.05
+            )
+        )
+        for network, comparison in measured.items()
+    ]
+
+
+def page(measured: dict[str, Comparison]) -> str:
+    """The table, how it was measured, and what was aimed at."""
+    last = next(reversed(measured.values()))
+    surroundings, versions = last.environment, ", ".join(f"{key} {value}" for key, value in last.versions[LOOP].items())
+    lines = [
+        "# The training loop beside a bare train step and Keras' fit, float32, CPU",
+        "",
+        *markdown_table(cells(measured)),
+    ]
+    lines += [
+        "",
+        "Of one process, taking turns of a few steps. The bare step is forward, backward and update in one compiled function on a "
+        "batch that is there already. The loop and `fit` take batches from the same pipeline, with images in memory, and keep loss "
+        "and accuracy. Milliseconds per step, median (fastest–slowest) of the turns; ratios, median (smallest–largest), of turns "
+        "next to each other. Processor time is that of all threads of the process: it hardly depends on what else the machine "
+        f"does. {surroundings['rounds']} rounds. {describe(surroundings)}; {versions}.",
+        "", *[f"* {line}" for line in targets(measured)],
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def record(measured: dict[str, Comparison]) -> str:
+    """Every turn, as JSON."""
+    kept = {network: {"environment": c.environment, "versions": c.versions[LOOP], "milliseconds": c.times}
+            for network, c in measured.items()}  # fmt: skip
+    return json.dumps(kept, indent=1) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_loop", description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", default=list(NETWORKS),
+                        help=f"of {', '.join(NETWORKS)} (default: all)")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=15, help="turns of everyone (default %(default)s)")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, not {options.rounds}")
+    measured: dict[str, Comparison] = {}
+    for network in options.networks:
+        if network not in NETWORKS:
+            parser.error(f"NETWORK must be one of {', '.join(NETWORKS)}, not {network!r}")
+    for network in options.networks:
+        measured[network] = compare(network, options.rounds)
+        # After every network: a run that is stopped leaves what it has measured.
+        written = write_files("train_loop", {".md": page(measured), ".json": record(measured)})
+    print(page(measured))
+    print("wrote", *written)
+
+
+if __name__ == "__main__":
+    main()
