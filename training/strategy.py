@@ -60,7 +60,7 @@ def open_strategy(kind: str = "auto", workers: str = "", worker: int | None = No
     """
     if kind not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}, not {kind!r}: {nearest(kind, STRATEGIES)}")
-    addresses, number = _workers(workers, worker)
+    addresses, number = named_workers(workers, worker)
     if len(addresses) > 1 and kind in ("none", "mirrored", "tpu"):
         raise ValueError(f"strategy {kind!r} is for one process, but {len(addresses)} workers are given: 'multiworker'")
     if devices:
@@ -125,7 +125,7 @@ def require_same(place: Place, *numbers: int) -> None:
                              "all of them see")  # fmt: skip
 
 
-def _workers(addresses: str, number: int | None) -> tuple[list[str], int]:
+def named_workers(addresses: str, number: int | None) -> tuple[list[str], int]:
     """All processes and the number of this one: from the arguments, else TF_CONFIG, else SLURM; none for a single process."""
     if addresses or number is not None:
         listed = [address.strip() for address in addresses.split(",") if address.strip()]

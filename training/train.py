@@ -77,7 +77,9 @@ def announce(recipe: Recipe, folder: RunFolder, data: Data, console: Console, pl
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train", description="Train a network after a recipe.")
-    parser.add_argument("recipe", help="a YAML file, or the name of one in training/recipes")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("recipe", nargs="?", help="a YAML file, or the name of one in training/recipes")
+    which.add_argument("--recipe", dest="named", metavar="RECIPE", help="the same")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                         help="change a value of the recipe, such as optimizer.lr=0.2 (may be repeated)")  # fmt: skip
     parser.add_argument("--run-dir", type=Path, help="folder for the results (default: runs/NAME)")
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     console = Console()
     try:
-        recipe = load_recipe(options.recipe, options.overrides)
+        recipe = load_recipe(options.named or options.recipe, options.overrides)
         folder = RunFolder(options.run_dir or Path("runs") / recipe.name)
         place = open_strategy(options.strategy, options.workers, options.worker, options.devices)
         console.quiet = not place.chief

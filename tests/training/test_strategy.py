@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from training import strategy
 from training.run_folder import RunFolder, read_log
 from training.strategy import open_strategy
 from training.train import AGAIN
@@ -104,6 +105,22 @@ def test_a_killed_worker(two_workers: tuple[RunFolder, list[dict[str, Any]]], tm
     assert [len(finish(process)["losses"]) for process in again] == [10, 10], "both continue after the first epoch"
     for ours, theirs in zip(weights(RunFolder(folder).final), weights(two_workers[0].final), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_workers_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three tasks on two nodes, of which this is the last."""
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for key, value in (
+        ("STEP_NUM_TASKS", "3"),
+        ("PROCID", "2"),
+        ("STEP_NODELIST", "node[07-08]"),
+        ("STEP_TASKS_PER_NODE", "2,1"),
+    ):
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    listed, number = strategy.named_workers("", None)
+    assert (listed, number) == (["node07:8888", "node07:8889", "node08:8888"], 2)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before, "srun has given out the GPUs"
 
 
 @pytest.mark.parametrize(

@@ -150,8 +150,8 @@ def test_program_on_wrong_input(tmp_path: pathlib.Path, capsys: pytest.CaptureFi
 
 
 def test_dry_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["digits_resnet20", "--set", "batch_size=100", "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    command = ["--recipe", "digits_resnet20", "--set", "batch_size=100", "--run-dir", str(tmp_path / "run"), "--dry-run"]
     assert train.main(command) == 0
     said = capsys.readouterr().out
-    assert "269,722" in said and "14 per epoch" in said and "1437 to train on, 360 held out" in said
+    assert "269,722" in said and "14 per epoch" in said and "1,437 to train on, 360 held out" in said
     assert not (tmp_path / "run").exists()
