@@ -106,10 +106,7 @@ def test_difference() -> None:
     assert not found.clear and "2.0 points more, which is within the noise" in str(found)
     assert outcomes.difference(np.array([1.0, 1.1, 0.9]), np.array([4.0, 4.1, 4.0])).clear
     single = outcomes.difference(np.array([5.0]), np.array([4.0]))
-    assert (
-        not single.clear
-        and str(single) == "1.0 points more (a single run each: how much of that is chance is not known)"
-    )
+    assert not single.clear and str(single) == "1.0 points more (one run each: no measure of chance)"
 
 
 def test_comparison() -> None:
@@ -118,7 +115,7 @@ def test_comparison() -> None:
     assert said == ("wide: test error 4.6 ± 0.8 %, 1.1 points more than narrow with 3.5 ± 0.7 %, which is within the noise (95 % "
                     "interval -0.2 to +2.4, 2 pairs of runs).")  # fmt: skip
     assert outcomes.compared(outcome("b", (1.0,)), outcome("a", (3.0,))) == (
-        "b: test error 1.0 %, 2.0 points less than a with 3.0 % (a single run each: how much of that is chance is not known)."
+        "b: test error 1.0 %, 2.0 points less than a with 3.0 % (one run each: no measure of chance)."
     )
 
 

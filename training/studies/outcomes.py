@@ -77,7 +77,7 @@ class Difference:
     def remark(self) -> str:
         """How sure that is."""
         if self.pairs == 1:
-            return " (a single run each: how much of that is chance is not known)"
+            return " (one run each: no measure of chance)"
         interval = f"(95 % interval {self.low:+.1f} to {self.high:+.1f}, {self.pairs} pairs of runs)"
         return f" {interval}" if self.clear else f", which is within the noise {interval}"
 
