@@ -1,5 +1,7 @@
 """One image, from what a source holds to what a network is shown, but for the preprocessing."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from keras_resnets.preprocessing import Preprocess
@@ -9,6 +11,28 @@ from training.crop_windows import random_area, random_scale, shifted_centre
 from training.draws import seed_for
 from training.policies import apply_policy
 from training.recipe import AugmentRecipe, DataRecipe
+
+Preprocessing = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Normalise:
+    """What `preprocess` does, which must be a linear function of each channel, to one image.
+
+    In rows of pixels, which TensorFlow multiplies and adds ten times faster than channels.
+
+    Attributes:
+        mean: the pixel `(3,)` that becomes zero.
+    """
+
+    def __init__(self, preprocess: Preprocessing) -> None:
+        black, white = (tf.reshape(preprocess(tf.fill((1, 1, 3), value)), (3,)) for value in (0.0, 255.0))
+        self.scale, self.offset = (white - black) / 255, black
+        self.mean = -self.offset / self.scale
+
+    def __call__(self, image: tf.Tensor) -> tf.Tensor:
+        width = image.shape[1]
+        rows = tf.reshape(image, (-1, 3 * width)) * tf.tile(self.scale, [width]) + tf.tile(self.offset, [width])
+        return tf.reshape(rows, image.shape)
 
 
 def test_size(data: DataRecipe) -> int:
@@ -83,7 +107,7 @@ def _window(data: DataRecipe, augment: AugmentRecipe, seed: tf.Tensor) -> images
 def _resized(image: tf.Tensor, size: int, interpolation: str) -> tf.Tensor:
     if image.shape[:2] == (size, size):
         return image
-    resized = tf.image.resize(image, (size, size), interpolation)
+    resized = tf.image.resize(tf.cast(image, tf.float32), (size, size), interpolation)  # twice as fast as of integers
     return tf.clip_by_value(resized, 0.0, 255.0) if interpolation == "bicubic" else resized
 
 

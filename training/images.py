@@ -52,19 +52,21 @@ def _turned(content: bytes | np.ndarray) -> np.bool_:
         return np.bool_(image.getexif().get(ORIENTATION, 1) != 1)
 
 
-def _is_plain_jpeg(content: tf.Tensor) -> tf.Tensor:
-    """Whether TensorFlow decodes `content` as Pillow does: a JPEG, upright, not of four inks."""
+def _by_kind(content: tf.Tensor, fused: Callable[[tf.Tensor], tf.Tensor],
+             other: Callable[[], tf.Tensor]) -> tf.Tensor:  # fmt: skip
+    """`fused` of the shape of a JPEG that TensorFlow decodes as Pillow does: upright, not of four inks; or `other`."""
 
-    def upright() -> tf.Tensor:
+    def jpeg() -> tf.Tensor:
+        shape = tf.io.extract_jpeg_shape(content)
         marked = tf.strings.regex_full_match(tf.strings.substr(content, 0, HEAD), r"(?s)\C*Exif\x00\C*")
-        return tf.cond(
-            marked, lambda: tf.logical_not(tf.numpy_function(_turned, [content], tf.bool)), lambda: tf.constant(True)
-        )
 
-    def known() -> tf.Tensor:
-        return tf.cond(tf.io.extract_jpeg_shape(content)[2] < 4, upright, lambda: tf.constant(False))
+        def special() -> tf.Tensor:
+            turned = tf.numpy_function(_turned, [content], tf.bool)
+            return tf.cond(tf.logical_or(turned, shape[2] == 4), other, lambda: fused(shape))
 
-    return tf.cond(tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff", known, lambda: tf.constant(False))
+        return tf.cond(tf.logical_or(marked, shape[2] == 4), special, lambda: fused(shape))
+
+    return tf.cond(tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff", jpeg, other)
 
 
 def _by_pillow(content: tf.Tensor) -> tf.Tensor:
@@ -79,11 +81,11 @@ def decode(content: tf.Tensor) -> tf.Tensor:
     Raises (when it runs):
         tf.errors.OpError: `content` is no image, or a damaged one.
     """
-    return tf.cond(
-        _is_plain_jpeg(content),
-        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),  # Pillow's, to the bit
-        lambda: _by_pillow(content),
-    )
+
+    def fused(_: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE")  # Pillow's, to the bit
+
+    return _by_kind(content, fused, lambda: _by_pillow(content))
 
 
 def decode_window(content: tf.Tensor, window: Window) -> tf.Tensor:
@@ -97,14 +99,10 @@ def decode_window(content: tf.Tensor, window: Window) -> tf.Tensor:
         `(height, width, 3)` of the window, uint8.
     """
 
-    def fused() -> tf.Tensor:
-        shape = tf.io.extract_jpeg_shape(content)
+    def fused(shape: tf.Tensor) -> tf.Tensor:
         return tf.image.decode_and_crop_jpeg(content, window(shape[0], shape[1]), channels=3)
 
-    def whole() -> tf.Tensor:
-        return cut(_by_pillow(content), window)
-
-    return tf.cond(_is_plain_jpeg(content), fused, whole)
+    return _by_kind(content, fused, lambda: cut(_by_pillow(content), window))
 
 
 def cut(image: tf.Tensor, window: Window) -> tf.Tensor:

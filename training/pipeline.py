@@ -8,19 +8,17 @@ order of the epoch that can be decoded. Where none of several can, the image is 
 """
 
 import dataclasses
-from collections.abc import Callable
+import os
 
 import tensorflow as tf
 
 from training.augment import erase
 from training.data import Data
-from training.examples import decoded, decoded_part, testing_image, training_image
-from training.images import reason
+from training.examples import Normalise, Preprocessing, decoded, decoded_part, testing_image, training_image
 from training.mixing import mix
-from training.parts import Part, Taken
+from training.parts import Taken
 from training.recipe import Recipe
-
-Preprocessing = Callable[[tf.Tensor], tf.Tensor]
+from training.unreadable import first_decodable, in_chunks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +90,7 @@ def training_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, shar
     slots = tf.range(share.worker * share.local * size, (share.worker + 1) * share.local * size)
     different = -(-recipe.batch_size // recipe.data.repeats)
     taken = _taken(int(slots[0]), len(slots), different, steps)
-    mean = _mean(preprocess)
+    normalise = Normalise(preprocess)
 
     def epoch_of_examples(epoch: tf.Tensor) -> tf.data.Dataset:
         epoch = tf.cast(epoch, tf.int32)
@@ -105,24 +103,35 @@ def training_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, shar
 
         return handles.enumerate().map(positions).unbatch()
 
-    def example(handles: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def finished(part: tf.Tensor, label: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         seed = tf.stack([recipe.seed, position])
-        part, label, _ = _first_decodable(
-            data, data.train, handles, lambda content: decoded_part(content, recipe.data, recipe.augment, seed)
-        )
-        image = preprocess(training_image(part, recipe.data, recipe.augment, mean, seed))
+        image = normalise(training_image(part, recipe.data, recipe.augment, normalise.mean, seed))
         return erase(image, recipe.augment, seed), tf.one_hot(label, len(data.class_names))
+
+    def decode(content: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        return decoded_part(content, recipe.data, recipe.augment, tf.stack([recipe.seed, position]))
+
+    def plain(handles: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        content, label = data.train.load(handles[0])
+        return finished(decode(content, position), label, position)
+
+    def careful(handles: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        part, label, _ = first_decodable(data, data.train, handles, lambda content: decode(content, position))
+        return finished(part, label, position)
 
     def mixed(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         step = tf.cast(number // share.local, tf.int32)
         return mix(*batch, recipe.augment, tf.stack([recipe.seed, step]), step // steps)
 
     epochs = tf.data.Dataset.range(first_step // steps, recipe.epochs).flat_map(epoch_of_examples)
-    examples = epochs.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    batches = examples.batch(size, drop_remainder=True)
+    if data.train.always_decodable:
+        examples = epochs.map(plain, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = examples.batch(size, drop_remainder=True)
+    else:
+        batches = in_chunks(epochs, size, plain, careful)
     if recipe.augment.mixup or recipe.augment.cutmix:
         batches = batches.enumerate(start=first_step * share.local).map(mixed)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(threads())
 
 
 def test_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, share: Share = Share()) -> tf.data.Dataset:
@@ -138,14 +147,32 @@ def test_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, share: S
     start = min(share.worker * portion, data.test_count)
     stop = min(start + portion, data.test_count)
 
-    def example(handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image, label, found = _first_decodable(data, data.test, handle[tf.newaxis], decoded)
-        image = preprocess(testing_image(image, recipe.data))
+    normalise = Normalise(preprocess)
+
+    def finished(image: tf.Tensor, label: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        image = normalise(testing_image(image, recipe.data))
         return image, tf.one_hot(label, len(data.class_names)), tf.cast(found, tf.float32)
 
-    examples = data.test.in_order(start, stop).map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    def plain(handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        content, label = data.test.load(handle)
+        return finished(decoded(content), label, tf.constant(True))
+
+    def careful(handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return finished(*first_decodable(data, data.test, handle[tf.newaxis], decoded))
+
+    make = plain if data.test.always_decodable else careful
+    examples = data.test.in_order(start, stop).map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     nothing = tf.data.Dataset.from_tensors(tuple(tf.zeros(spec.shape) for spec in examples.element_spec)).repeat()
-    return examples.concatenate(nothing).take(mine).batch(size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    batches = examples.concatenate(nothing).take(mine).batch(size, drop_remainder=True)
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(threads())
+
+
+def threads() -> tf.data.Options:
+    """A thread for every core, and none within an operation: images are many enough to keep all busy."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.threading.max_intra_op_parallelism = 1
+    return options
 
 
 def _taken(start: int, count: int, different: int, steps: int) -> Taken:
@@ -154,46 +181,3 @@ def _taken(start: int, count: int, different: int, steps: int) -> Taken:
     if low + count > different:
         return Taken(different, 0, different, steps)
     return Taken(different, low, low + count, steps)
-
-
-def _mean(preprocess: Preprocessing) -> tf.Tensor:
-    """The pixel that a linear `preprocess` takes to zero."""
-    black, white = (tf.reshape(preprocess(tf.fill((1, 1, 3), value)), (3,)) for value in (0.0, 255.0))
-    return 255 * black / (black - white)
-
-
-def _first_decodable(data: Data, part: Part, handles: tf.Tensor,
-                     decode: Callable[[tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:  # fmt: skip
-    """The first of some images that can be decoded, its label, and whether there is one: else black, and no class.
-
-    Nothing but `decode` may fail: an error anywhere else is one of this program and ends it.
-    """
-
-    def attempt(number: tf.Tensor, handle: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        content, label = part.load(handle)
-        return decode(content), label, number
-
-    if part.always_decodable:
-        image, label, _ = attempt(tf.constant(0), handles[0])
-        return image, label, tf.constant(True)
-
-    def note(failed: tf.Tensor) -> int:
-        for handle in failed:
-            data.note_problem(part.name(handle), _reason(part, handle))
-        return 0
-
-    count = tf.size(handles, tf.int64)
-    attempts = tf.data.Dataset.from_tensor_slices(handles).enumerate().map(attempt).ignore_errors()
-    none = tf.data.Dataset.from_tensors((tf.zeros((1, 1, 3), tf.uint8), -1, count))
-    image, label, failures = attempts.concatenate(none).take(1).get_single_element()
-    tf.cond(failures > 0, lambda: tf.py_function(note, [handles[:failures]], tf.int32), lambda: 0)
-    return image, label, failures < count
-
-
-def _reason(part: Part, handle: tf.Tensor) -> str:
-    """Why an image cannot be decoded."""
-    try:
-        content, _ = part.load(handle)
-    except tf.errors.OpError as error:
-        return error.message
-    return reason(content.numpy()) or "it could not be read, and can be now"
