@@ -1,4 +1,5 @@
-"""Two training steps of every published recipe, with its data, augmentation, loss and optimizer, on small networks and images."""
+"""Two training steps of every recipe, with its augmentation, loss and optimizer, on small images: those of the digits with their
+own networks, the published ones with a small one."""
 
 import keras
 import numpy as np
@@ -11,14 +12,17 @@ from training.networks import preprocessing
 from training.pipeline import training_batches
 from training.recipe import RECIPES, Recipe, load_recipe
 
-NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if not path.stem.startswith(("digits", "path")))
+NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "digits_resnet20")
 # One module A and one module C, see test_auxiliary.
 SMALL_INCEPTION = ["model.options.pooled=[8]", "model.options.widths=[16]"]
 
 
 def small(name: str) -> Recipe:
-    """The recipe for a ResNet-20 at 32 pixels, 8 images per step; for the Inception, whose auxiliary logits need 299, thinned."""
+    """The recipe for a ResNet-20 at 32 pixels, 8 images per step; for the Inception, whose auxiliary logits need 299, thinned.
+    A recipe of the digits as it is."""
     overrides = ["data.source=digits", "data.test_size=0", "batch_size=8", "augment.short_side=[36, 44]"]
+    if name.startswith(("digits", "path")):
+        return load_recipe(name, overrides)
     if name == "inception_v3":
         return load_recipe(name, [*overrides, *SMALL_INCEPTION, "batch_size=2"])
     published = load_recipe(name).model
@@ -51,4 +55,5 @@ def test_two_steps(name: str) -> None:
         new = keras.ops.convert_to_numpy(variable)
         assert np.isfinite(new).all(), variable.path
         assert (new != old).any(), variable.path
-    assert 0.01 < float(trainer.train_metrics[0].result()) < 100
+    most = 1000 if recipe.distillation.teacher else 100  # 20² * log 10 is the teacher's part
+    assert 0.01 < float(trainer.train_metrics[0].result()) < most
