@@ -5,6 +5,7 @@ of a seed of two integers; heights and widths may be numbers or tensors.
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -22,22 +23,22 @@ def random_area(height: tf.Tensor, width: tf.Tensor, area: tuple[float, ...], as
     `aspect` allows.
     """
     sides = tf.cast(tf.stack([height, width]), tf.float32)
-    draw = tf.random.stateless_uniform((4, TRIES), seed)
-    pixels = sides[0] * sides[1] * (area[0] + (area[1] - area[0]) * draw[0])
-    low, high = math.log(aspect[0]), math.log(aspect[1])
-    root = tf.exp((low + (high - low) * draw[1]) / 2)  # of width over height
-    tall = tf.round(tf.sqrt(pixels) / root)
-    wide = tf.round(tf.sqrt(pixels) * root)
-    fits = (tall >= 1) & (wide >= 1) & (tall <= sides[0]) & (wide <= sides[1])
-    chosen = tf.argmax(fits, output_type=tf.int32)  # the first that fits
-    crop = tf.stack([tall[chosen], wide[chosen]])
-    drawn = tf.concat([tf.floor(draw[2:, chosen] * (sides - crop + 1)), crop], 0)
-    most = tf.stack(
-        [tf.minimum(sides[0], tf.round(sides[1] / aspect[0])), tf.minimum(sides[1], tf.round(sides[0] * aspect[1]))]
-    )
-    most = tf.maximum(most, 1)
-    window = tf.where(fits[chosen], drawn, tf.concat([tf.floor((sides - most) / 2), most], 0))
+    low, high = math.log(aspect[0]) / 2, math.log(aspect[1]) / 2
+    start, length = ((area[0], low, 0, 0), (area[1] - area[0], high - low, 1, 1))
+    draw = tf.random.stateless_uniform((4, TRIES), seed) * _column(length) + _column(start)
+    share, root, places = tf.split(draw, (1, 1, 2))
+    sizes = tf.round(tf.sqrt(tf.reduce_prod(sides) * share) * tf.exp(_column((-1, 1)) * root))
+    fits = tf.reduce_all((sizes >= 1) & (sizes <= sides[:, tf.newaxis]), axis=0)
+    first = tf.argmax(fits, output_type=tf.int32)
+    place, size = tf.split(tf.gather(tf.concat([places, sizes], 0), first, axis=1), 2)
+    drawn = tf.concat([tf.floor(place * (sides - size + 1)), size], 0)
+    most = tf.clip_by_value(tf.round(tf.reverse(sides, [0]) * tf.constant((1 / aspect[0], aspect[1]))), 1, sides)
+    window = tf.where(fits[first], drawn, tf.concat([tf.floor((sides - most) / 2), most], 0))
     return tf.cast(window, tf.int32)
+
+
+def _column(values: Sequence[float]) -> tf.Tensor:
+    return tf.constant([[value] for value in values], tf.float32)
 
 
 def random_scale(height: tf.Tensor, width: tf.Tensor, size: int, short: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:

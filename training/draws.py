@@ -15,4 +15,6 @@ def seed_for(purpose: str, seed: tf.Tensor) -> tf.Tensor:
     Returns:
         Two integers.
     """
-    return tf.random.fold_in(seed, zlib.crc32(purpose.encode()) & 0x7FFFFFFF)
+    mark = zlib.crc32(purpose.encode()) & 0x7FFFFFFF
+    seed = tf.convert_to_tensor(seed)
+    return seed + tf.constant([mark, mark ^ 0x5BD1E995], seed.dtype)  # all that a counter-based generator needs
