@@ -131,9 +131,10 @@ def load_recipe(source: str | os.PathLike, overrides: Iterable[str] = ()) -> Rec
     content = _parse(_find(source).read_text("utf-8"), f"recipe {os.fspath(source)!r}")
     try:
         given = dict(_key_and_value(override) for override in overrides)
-        content = _for_model(content, given.get("model.name"))
-        for key, value in given.items():
-            _put(content, key, value)
+        if isinstance(content, dict):  # else it is an error as it is
+            content = _for_model(content, _model_name(given) or _model_name(content))
+            for key, value in given.items():
+                _put(content, key, value)
         return convert(content, Recipe)
     except ValueError as error:
         raise ValueError(f"recipe {os.fspath(source)!r}: {error}") from error
@@ -156,9 +157,16 @@ def _key_and_value(override: str) -> tuple[str, Any]:
     return key, _parse(text, f"the value of override {override!r}") if text.strip() else ""
 
 
-def _for_model(content: Any, name: Any) -> Any:
-    """`content` without `by_model`, and with what this says about the network called `name`, by default that of `content`."""
-    if not isinstance(content, dict) or "by_model" not in content:
+def _model_name(content: dict[str, Any]) -> str | None:
+    """What `content` says about `model.name`."""
+    section = content.get("model")
+    name = content.get("model.name", section.get("name") if isinstance(section, dict) else None)
+    return name if isinstance(name, str) else None
+
+
+def _for_model(content: dict[str, Any], name: str | None) -> Any:
+    """`content` without `by_model`, and with what this says about the network called `name`."""
+    if "by_model" not in content:
         return content
     common = {key: value for key, value in content.items() if key != "by_model"}
     by_model, known = content["by_model"], kr.list_models()
@@ -174,8 +182,7 @@ def _for_model(content: Any, name: Any) -> Any:
             convert(merged[network], Recipe)  # what is wrong is found whichever network is trained
         except ValueError as error:
             raise ValueError(f"by_model.{network}: {error}") from error
-    model = common.get("model")
-    return merged.get(name or (model.get("name") if isinstance(model, dict) else None), common)
+    return merged.get(name, common)
 
 
 def _merged(content: Any, different: Any) -> Any:

@@ -77,6 +77,13 @@ def test_key_given_twice(recipe_file: pathlib.Path) -> None:
         load_recipe(recipe_file)
 
 
+@pytest.mark.parametrize("content", ["", "[1, 2]", "text"])
+def test_not_a_mapping(recipe_file: pathlib.Path, content: str) -> None:
+    recipe_file.write_text(content)
+    with pytest.raises(ValueError, match="the recipe must be a mapping of keys to values"):
+        load_recipe(recipe_file, ["epochs=3"])
+
+
 def test_not_yaml(recipe_file: pathlib.Path) -> None:
     recipe_file.write_text("name: [")
     with pytest.raises(ValueError, match="not valid YAML"):
@@ -157,6 +164,10 @@ def test_keys_by_network(recipe_file: pathlib.Path) -> None:
     third = load_recipe(recipe_file, ["model.name=resnet32_cifar"])
     assert (third.model.name, third.epochs, third.optimizer.lr, third.batch_size) == ("resnet32_cifar", 3, 0.01, 8)
     assert "by_model" not in other.to_yaml()
+    section = load_recipe(recipe_file, ["model={name: resnet56_cifar, options: {bn_momentum: 0.8}}"])
+    assert (section.batch_size, section.model.options) == (16, {"bn_momentum": 0.8})
+    with pytest.raises(ValueError, match=r"model.name must be text, not \['resnet56_cifar'\]"):
+        load_recipe(recipe_file, ["model.name=[resnet56_cifar]"])
 
 
 @pytest.mark.parametrize(
