@@ -94,8 +94,7 @@ def test_the_middle_of_a_run_is_that_of_the_whole() -> None:
 
 @pytest.mark.parametrize("replicas, workers, repeats", [(2, 1, 1), (3, 3, 3), (6, 2, 5)])
 def test_shares_make_the_same_batches(replicas: int, workers: int, repeats: int) -> None:
-    """But for mixing, which draws one number for a replica's batch."""
-    augment = AugmentRecipe(crop="pad", pad=2, flip=True, shift=2, erasing=0.5)
+    augment = AugmentRecipe(crop="pad", pad=2, flip=True, shift=2, erasing=0.5, mixup=0.5)
     recipe = changed(STILL, augment=augment, repeats=repeats, epochs=2)
     alone = batches(numbered(40), recipe, first_step=2)
     local, size = replicas // workers, 12 // replicas
