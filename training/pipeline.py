@@ -130,7 +130,8 @@ def training_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, shar
     else:
         batches = in_chunks(epochs, size, plain, careful)
     if recipe.augment.mixup or recipe.augment.cutmix:
-        batches = batches.enumerate(start=first_step * share.local).map(mixed)
+        numbered = batches.enumerate(start=first_step * share.local)
+        batches = numbered.map(mixed, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return batches.prefetch(tf.data.AUTOTUNE).with_options(threads())
 
 
@@ -146,7 +147,6 @@ def test_batches(data: Data, recipe: Recipe, preprocess: Preprocessing, share: S
     mine = -(-portion // (share.local * size)) * share.local * size
     start = min(share.worker * portion, data.test_count)
     stop = min(start + portion, data.test_count)
-
     normalise = Normalise(preprocess)
 
     def finished(image: tf.Tensor, label: tf.Tensor, found: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
