@@ -66,6 +66,8 @@ class Checkpoints:
             if not np.isfinite(array).all():
                 raise FloatingPointError(f"after step {checkpoint.step} there are weights that are no longer numbers")
         self.folder.mkdir(parents=True, exist_ok=True)
+        for half_written in self.folder.glob(".partial-*"):  # by a process that was killed
+            half_written.unlink()
         meta = {"step": checkpoint.step, "notes": dict(checkpoint.notes), "digest": checkpoint.digest}
         content = safetensors.numpy.save(
             {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()},

@@ -86,7 +86,9 @@ class Run:
         self.recipe, self.folder, self.data, self.place = recipe, folder, data, place
         self.minutes, self.after_step, self.console, self.tensorboard = minutes, after_step, console, tensorboard
         self.steps = steps_per_epoch(data, recipe)
-        replica_batch(recipe, Share(place.strategy.num_replicas_in_sync, place.worker, place.workers))
+        size = replica_batch(recipe, Share(place.strategy.num_replicas_in_sync, place.worker, place.workers))
+        if size % recipe.accumulate:
+            raise ValueError(f"accumulate must divide a replica's {size} images of a batch, not be {recipe.accumulate}")
         self.preprocess = preprocessing(recipe)
         folder.require(recipe)
         keras.utils.set_random_seed(recipe.seed)
@@ -193,7 +195,7 @@ class Run:
         self.epoch = Epoch()
         if self.monitor:
             self.monitor.epoch(row)
-            if tested and _best(self.monitor.rows) is self.monitor.rows[-1]:
+            if tested and math.isfinite(row["test_loss"]) and _best(self.monitor.rows) is self.monitor.rows[-1]:
                 self._deploy(self.folder.best, values)
 
     def _test(self, tests: Any) -> list[float]:
@@ -247,7 +249,7 @@ class Run:
 
 def _best(rows: list[dict[str, float]]) -> dict[str, float]:
     """The row with the highest test accuracy, of equal ones with the lowest test loss, of equal ones the first."""
-    tested = [row for row in rows if math.isfinite(row.get("test_accuracy", math.nan))]
+    tested = [row for row in rows if math.isfinite(row.get("test_loss", math.nan))]
     return max(tested, key=lambda row: (row["test_accuracy"], -row["test_loss"]))
 
 

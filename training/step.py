@@ -15,7 +15,7 @@ from keras_resnets.assembly import Network
 from keras_resnets.layers import BatchNorm, DropBlock
 from training.recipe import Recipe
 
-DRAWS = 2**20  # of random numbers that a layer has for itself in a step
+DRAWS = 64  # of random numbers that a layer has for itself in a step: one in each part of a batch
 
 
 class LossScale:

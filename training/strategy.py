@@ -68,8 +68,8 @@ def open_strategy(kind: str = "auto", workers: str = "", worker: int | None = No
     gpus = tf.config.list_logical_devices("GPU") if len(addresses) < 2 else []
     if kind == "auto":
         kind = "multiworker" if len(addresses) > 1 else "mirrored" if len(gpus) > 1 or devices > 1 else "none"
-    if kind == "none":
-        return Place(tf.distribute.get_strategy())
+    if kind == "none":  # with a GPU a strategy of its own, which brings batches there ahead of time
+        return Place(tf.distribute.OneDeviceStrategy("GPU:0") if gpus else tf.distribute.get_strategy())
     if kind == "tpu":
         return Place(_tpu())
     if kind == "mirrored":

@@ -114,6 +114,7 @@ def test_many_kill_points(whole: tuple[RunFolder, float], tmp_path: pathlib.Path
 
 def stopped(folder: pathlib.Path, step: int, number: int) -> None:
     """A run that gets a signal from outside after a step; ends with the program's exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take away from what runs in the background
     data = train.open_data
     train.open_data = lambda recipe: tiny_run.data()  # type: ignore[assignment]
     original = train.train
@@ -204,6 +205,15 @@ def test_damaged_checkpoints(tmp_path: pathlib.Path, damage: Callable[[pathlib.P
         ValueError, match="no checkpoint in .* can be used.*step-000000040.*step-000000005.*Remove them"
     ):
         checkpoints.latest()
+
+
+def test_what_a_kill_left_is_removed(tmp_path: pathlib.Path) -> None:
+    """Half of a checkpoint that was being written: with time the disk would be full of them."""
+    half = tmp_path / ".partial-step-000000004.safetensors"
+    half.write_bytes(b"half")
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(checkpoint(5))
+    assert not half.exists() and len(checkpoints.paths) == 1
 
 
 def test_a_checkpoint_without_numbers_is_not_written(tmp_path: pathlib.Path) -> None:
