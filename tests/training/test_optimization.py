@@ -1,4 +1,4 @@
-"""Optimizers against hand-computed steps, timm's, TensorFlow 1's, and the PyTorch trajectory."""
+"""Optimizers against hand-computed steps, timm's and TensorFlow 1's; schedules; PyTorch's trajectory is in `test_step`."""
 
 import json
 import math
@@ -10,7 +10,6 @@ import pytest
 import reference
 import tensorflow as tf
 
-import keras_resnets as kr
 from keras_resnets.layers import DropBlock
 from training.callbacks import DropBlockSchedule
 from training.optimizers import LAMB, SGD, RMSProp, make_optimizer
@@ -175,35 +174,3 @@ def test_drop_block_rises_over_the_run() -> None:
     model.fit(x, x[:, :1, :1, :1], batch_size=2, epochs=2, verbose=0, callbacks=[DropBlockSchedule(4), record])
     assert seen == [0, 0.25, 0.5, 0.75]
     np.testing.assert_array_equal(model.layers[0](x, training=False), x)
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", TRAJECTORY["models"])
-def test_trajectory_of_pytorch(name: str) -> None:
-    """Ten steps: weight decay, momentum under a changing rate, label smoothing and schedule in one check."""
-    settings, expected = TRAJECTORY["settings"], TRAJECTORY["models"][name]
-    size = (settings["height"], settings["width"], 3)
-    model = kr.create_model(name, classes=settings["classes"], input_shape=size, classifier_activation=None)
-    parameters = kr.pytorch_parameters(model)
-    shapes = {key: to_torch(variable).shape for key, (variable, to_torch) in parameters.items()}
-    kr.load_pytorch_weights(model, {key: reference.weight(key, shape) for key, shape in shapes.items()})
-    schedule = WarmupCosine(settings["base_lr"], settings["warmup_steps"], settings["steps"])
-    optimizer = SGD(schedule, settings["momentum"], settings["nesterov"], settings["weight_decay"])
-    criterion = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings["label_smoothing"])
-    optimizer.build(model.trainable_variables)
-
-    @tf.function
-    def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            loss = criterion(y, model(x, training=True))
-        optimizer.apply(tape.gradient(loss, model.trainable_variables))
-        return loss
-
-    losses = []
-    for t in range(settings["steps"]):
-        x = reference.generator(f"traj:x:{t}").standard_normal((settings["batch"], *size), dtype=np.float32)
-        y = reference.generator(f"traj:y:{t}").integers(0, settings["classes"], settings["batch"])
-        losses.append(float(step(x.astype("float64"), keras.utils.to_categorical(y, settings["classes"]))))
-    np.testing.assert_allclose(losses, expected["loss_float64"], rtol=1e-9)
-    for key, norm in expected["param_norm_after_float64"].items():
-        assert np.linalg.norm(keras.ops.convert_to_numpy(parameters[key][0])) == pytest.approx(norm, rel=1e-9), key
