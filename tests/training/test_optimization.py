@@ -16,8 +16,6 @@ from training.optimizers import LAMB, SGD, RMSProp, make_optimizer
 from training.recipe import load_recipe
 from training.schedules import WarmupCosine, WarmupExponential, WarmupSteps
 
-TRAJECTORY = json.loads((reference.FOLDER / "trajectory.json").read_text("utf-8"))
-
 
 def test_optimizers_of_recipes() -> None:
     """Every number of a recipe arrives; none of them clips, which the training loop does with the whole batch's gradient."""
