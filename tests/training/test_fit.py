@@ -35,7 +35,7 @@ def quick() -> dict[str, Any]:
 def check(case: fit_cases.Case, results: dict[str, Any]) -> None:
     """Training went on; with synchronised statistics and nothing random it was the same as on one device."""
     two = results["two"]
-    assert np.isfinite(two["losses"]).all() and two["dtypes"] == ["float32"]
+    assert np.isfinite(two["losses"]).all() and two["dtypes"] == ["float64" if case.policy == "float64" else "float32"]
     assert all(change > 0 for path, change in two["changes"].items() if not path.endswith("progress"))
     if case.epochs > 1:
         assert two["losses"][-1] < two["losses"][0] / 2

@@ -117,7 +117,9 @@ def main() -> None:
             f"last epoch: loss {history.history['loss'][-1]:.7f}, test accuracy {history.history['val_accuracy'][-1]:.2%}"
         )
         if options.save:
-            network.save(options.save)  # every process has all weights; one writes
+            # Every process has all weights, and one writes. Saving makes variables, for which the others would be waited for.
+            keras.distribution.set_distribution(None)
+            network.save(options.save)
 
 
 if __name__ == "__main__":
