@@ -45,6 +45,9 @@ bench: $(VENV)/dev.done
 	$(RUN) -m benchmarks.memory_densenet
 	$(RUN) -m benchmarks.startup
 	$(RUN) -m benchmarks.weights
+	$(RUN) -m benchmarks.input_pipeline
+	$(RUN) -m benchmarks.augmentation
+	$(RUN) -m benchmarks.train_loop
 
 tables: $(VENV)/dev.done
 	$(RUN) -m docs.tables

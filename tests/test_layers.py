@@ -49,6 +49,7 @@ EVERY_LAYER = [
     (lambda: layers.InceptionModule(BRANCHES, norm=NORM, count_include_pad=False, name="x"), (2, 9, 12, 12)),
     (lambda: layers.StochasticDepth(0.2, seed=3, name="x"), (2, 9, 12, 16)),
     (lambda: layers.DropBlock(0.1, 3, 0.5, shared_channels=True, seed=3, name="x"), (2, 9, 12, 16)),
+    (lambda: layers.Dropout(0.1, seed=3, name="x"), (2, 9, 12, 16)),
     (lambda: layers.DropBlock(0.1, 3, shared_batch=True, rescale_channels=True, name="x"), (2, 9, 12, 16)),
     (lambda: PadShortcut(24, 2, name="x"), (2, 5, 6, 24)),
 ]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from keras_resnets.preprocessing import Preprocess
 from training.augment import erase
 from training.data import Data, LabelledImages, open_data
-from training.examples import training_image
+from training.transforms import training_image
 from training.images import decode
 from training.mixing import mix
 from training.parts import Split

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from training.augment import erase
 from training.data import Data
-from training.examples import Normalise, Preprocessing, decoded, decoded_part, testing_image, training_image
+from training.transforms import Normalise, Preprocessing, decoded, decoded_part, testing_image, training_image
 from training.mixing import mix
 from training.parts import Taken
 from training.recipe import Recipe

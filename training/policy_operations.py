@@ -87,6 +87,11 @@ def brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """From a blurred image (0) over the image (1) to sharper ones; the outermost pixels stay."""
+    narrow = tf.reduce_min(tf.shape(image)[:2]) < 3  # nothing but outermost pixels
+    return tf.cond(narrow, lambda: image, lambda: _sharpness(image, factor))
+
+
+def _sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     values = tf.cast(image, tf.float32)
     columns = values[:-2] + values[1:-1] + values[2:]
     squares = columns[:, :-2] + columns[:, 1:-1] + columns[:, 2:]

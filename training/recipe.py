@@ -38,7 +38,8 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: images per optimizer step, over all replicas; the last, smaller batch of an epoch is left out.
         accumulate: parts that a replica's share of the batch is computed in, one after the other, to save memory.
-        precision: in which convolutions are computed; weights and statistics are float32 in any.
+        precision: in which convolutions are computed; weights and statistics are float32 in any but "float64", which is for
+            comparisons.
         loss: "softmax" cross-entropy, or "sigmoid" (the mean over the classes of their binary cross-entropies: "ResNet
             strikes back").
         aux_weight: of the loss of auxiliary logits, which is added to that of the others; above 0 for networks that have
@@ -63,7 +64,7 @@ class Recipe:
     epochs: Positive
     batch_size: Positive
     accumulate: Positive = 1
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "float64"] = "float32"
     loss: Literal["softmax", "sigmoid"] = "softmax"
     aux_weight: NotNegative = 0.0
     label_smoothing: Annotated[float, Between(0, 0.99)] = 0.0

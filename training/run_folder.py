@@ -36,7 +36,7 @@ def write_text(path: Path, text: str) -> None:
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
     """Paths of a run: `recipe.yaml`, `environment.json`, `log.csv`, `checkpoints/`, `best.keras`, `final.keras`,
-    `curves.png` and `tensorboard/`."""
+    `curves.png`, `report.md`, `report.html` and `tensorboard/`."""
 
     path: Path
 
@@ -100,7 +100,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the run, and nothing else that is in the folder."""
-        for file in (self.log, self.best, self.final, self.curves, self.environment, self.recipe):
+        reports = (self.path / "report.md", self.path / "report.html")
+        for file in (self.log, self.best, self.final, self.curves, *reports, self.environment, self.recipe):
             file.unlink(missing_ok=True)
         for part in (self.checkpoints, self.tensorboard):
             shutil.rmtree(part, ignore_errors=True)

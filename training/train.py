@@ -5,7 +5,6 @@ continues from the last checkpoint and ends in the same weights as a run that wa
 """
 
 import argparse
-import importlib.util
 import math
 import os
 import sys
@@ -45,12 +44,6 @@ def train(recipe: Recipe, folder: RunFolder, data: Data, console: Console, place
     if place.chief:
         plots.save(plots.curves(read_log(folder.log), recipe.name), folder.curves)
         report.write_run_report(folder, recipe, data.problems())
-
-
-def require_tensorboard() -> None:
-    """Raises ValueError if TensorBoard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("--tensorboard needs TensorBoard, which is not installed: pip install tensorboard")
 
 
 def announce(recipe: Recipe, folder: RunFolder, data: Data, console: Console, place: Place | None = None) -> None:
@@ -93,9 +86,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--worker", type=int, metavar="N", help="number of this process among them, from 0")
     parser.add_argument("--devices", type=int, default=0, metavar="N",
                         help="replicas on the CPU of this process, to try strategies out")  # fmt: skip
-    parser.add_argument(
-        "--tensorboard", action="store_true", help="log for TensorBoard as well (which must be installed)"
-    )
+    parser.add_argument("--tensorboard", action="store_true", help="log for TensorBoard as well")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="with --dry-run: a picture of the learning rate")
     return parser.parse_args(arguments)
@@ -111,8 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = RunFolder(options.run_dir or Path("runs") / recipe.name)
         place = open_strategy(options.strategy, options.workers, options.worker, options.devices)
         console.quiet = not place.chief
-        if options.tensorboard:
-            require_tensorboard()
         data = open_data(recipe.data)
         if options.dry_run:
             with without_values():

@@ -21,6 +21,8 @@ IMAGES = {
     "flower": FLOWER[100:331, 200:397],
     "small": CHINA[:33, :32],
     "narrow": FLOWER[200:209, 300:303],
+    "two rows": FLOWER[200:202, 300:309],
+    "a pixel": FLOWER[200:201, 300:301],
     "flat": np.full((20, 30, 3), 77, np.uint8),
     "two levels": np.where(FLOWER[:50, 250:300] > 90, np.uint8(200), np.uint8(7)),
 }

@@ -37,7 +37,7 @@ def weights(path: pathlib.Path) -> list[np.ndarray]:
 def test_run_folder(whole: RunFolder) -> None:
     names = {path.name for path in whole.path.iterdir()}
     assert names == {"recipe.yaml", "environment.json", "log.csv", "checkpoints", "best.keras", "final.keras",
-                     "curves.png"}  # fmt: skip
+                     "curves.png", "report.md", "report.html"}  # fmt: skip
     assert load_recipe(whole.recipe) == tiny_run.RECIPE
     assert [path.name for path in Checkpoints(whole.checkpoints).paths] == [
         f"step-00000000{step}.safetensors" for step in (9, 6, 3)
@@ -150,7 +150,15 @@ def test_program_on_wrong_input(tmp_path: pathlib.Path, capsys: pytest.CaptureFi
 
 
 def test_dry_run(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--recipe", "digits_resnet20", "--set", "batch_size=100", "--run-dir", str(tmp_path / "run"), "--dry-run"]
+    command = [
+        "--recipe",
+        "digits_resnet20",
+        "--set",
+        "batch_size=100",
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--dry-run",
+    ]
     assert train.main(command) == 0
     said = capsys.readouterr().out
     assert "269,722" in said and "14 per epoch" in said and "1,437 to train on, 360 held out" in said
