@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from keras_resnets.preprocessing import Preprocess
 from training.augment import erase
 from training.data import Data, LabelledImages, open_data
-from training.transforms import training_image
 from training.images import decode
 from training.mixing import mix
 from training.parts import Split
 from training.recipe import DataRecipe, Recipe, load_recipe
 from training.run_folder import replacing
+from training.transforms import training_image
 
 PHOTOGRAPHS = "photographs"
 

@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from training.augment import erase
 from training.data import Data
-from training.transforms import Normalise, Preprocessing, decoded, decoded_part, testing_image, training_image
 from training.mixing import mix
 from training.parts import Taken
 from training.recipe import Recipe
+from training.transforms import Normalise, Preprocessing, decoded, decoded_part, testing_image, training_image
 from training.unreadable import first_decodable, in_chunks
 
 
