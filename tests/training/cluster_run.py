@@ -24,7 +24,7 @@ RECIPE: Recipe = dataclasses.replace(
     tiny_run.RECIPE,
     # In double precision: in single precision rounding, which differs between any two ways to add up, grows over 20 steps.
     precision="float64",
-    model=ModelRecipe(name="resnet20_cifar", options={"bn_synchronized": True, "drop_path_rate": 0.1}),
+    model=ModelRecipe(name="resnet20_cifar", options={"depth": 1, "bn_synchronized": True, "drop_path_rate": 0.1}),
     data=DataRecipe(source="digits", image_size=16),
     optimizer=OptimizerRecipe(lr=0.005, l2=1e-4, clip_norm=1.0),
     schedule=ScheduleRecipe(),

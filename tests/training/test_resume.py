@@ -24,7 +24,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tiny_run"])
 
 # Everything that has a state of its own: averages, random masks, LAMB's moments; a checkpoint after every step.
-OPTIONS = {"drop_path_rate": 0.2, "dropout_rate": 0.1}
+OPTIONS = {"depth": 1, "drop_path_rate": 0.2, "dropout_rate": 0.1}
 RECIPE = dataclasses.replace(
     tiny_run.RECIPE,
     model=dataclasses.replace(tiny_run.RECIPE.model, options=OPTIONS),

@@ -52,7 +52,7 @@ def step(of: Trainer, images: tf.Tensor, labels: tf.Tensor) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ["resnet18", "resnest14d"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnest14d", marks=pytest.mark.slow)])
 def test_trajectory_of_pytorch(name: str) -> None:
     """Ten steps: coupled decay, momentum under a changing rate, label smoothing and schedule in one check."""
     settings, expected = TRAJECTORY["settings"], TRAJECTORY["models"][name]

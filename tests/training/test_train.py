@@ -1,12 +1,10 @@
-"""Training runs: what they leave in their folder, and that a killed one continues as if nothing had happened."""
+"""Training runs: what they leave in their folder, and what they answer to wrong input; killed ones are in `test_resume`."""
 
 import dataclasses
 import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 
@@ -20,8 +18,6 @@ from training.checkpoints import Checkpoints
 from training.interruption import Signals
 from training.recipe import load_recipe
 from training.run_folder import RunFolder, read_log, replacing
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -66,23 +62,6 @@ def test_saved_networks_need_nothing_of_training(whole: RunFolder) -> None:
     assert (network.variant, network.weights_tag) == ("resnet20_cifar", "digits")
     probabilities = network.predict(np.zeros((2, 16, 16, 3)), verbose=0)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-
-
-def test_killed_run_continues_to_the_same_weights(whole: RunFolder, tmp_path: pathlib.Path) -> None:
-    """SIGKILL in the middle of the second epoch, then the same again in another process: equal to the last bit."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "training")])}
-    command = [sys.executable, tiny_run.__file__, str(tmp_path / "killed"), "5"]
-    child = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    killed = RunFolder(tmp_path / "killed")
-    assert len(read_log(killed.log)) == 1
-    assert not killed.final.exists()
-    tiny_run.run(killed.path)
-    for ours, theirs in zip(weights(killed.final), weights(whole.final), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    timings = {"seconds": 0, "images_per_second": 0, "data_wait": 0}
-    for mine, other in zip(read_log(killed.log), read_log(whole.log), strict=True):
-        assert mine | timings == other | timings
 
 
 @pytest.fixture

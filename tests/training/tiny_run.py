@@ -1,9 +1,8 @@
-"""A training run of seconds. As a program, it kills itself: `tiny_run.py FOLDER STEP`, after that many steps."""
+"""A training run of seconds."""
 
 import os
 import pathlib
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +44,3 @@ def run(folder: pathlib.Path, recipe: Recipe = RECIPE, after_step: Callable[[int
 def kill_after(step: int) -> Callable[[int], None]:
     """The process ends at once after `step` steps."""
     return lambda done: os.kill(os.getpid(), signal.SIGKILL) if done == step else None
-
-
-if __name__ == "__main__":
-    run(pathlib.Path(sys.argv[1]), after_step=kill_after(int(sys.argv[2])))
