@@ -10,13 +10,13 @@ PYTEST := $(RUN) -m pytest -n 2 --dist worksteal
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-slow test-all lint bench tables clean
+.PHONY: help demo test test-slow test-series test-all lint bench tables clean
 
 help:
 	@echo "make demo      train on scanned digits, export to every format, prove and compare the artifacts"
 	@echo "               (another network: make demo ARCH=resnest29_cifar)"
 	@echo "make test      the checks of every network and program (about 20 minutes)"
-	@echo "make test-all  the same and the long ones: large networks in double precision"
+	@echo "make test-all  the same and the long ones: large networks in double precision, runs killed at twenty moments"
 	@echo "make lint      style and types"
 	@echo "make bench     speed beside stock Keras and PyTorch"
 	@echo "make tables    bring what is generated from the registry up to date, after adding a network"
@@ -26,12 +26,15 @@ demo: $(VENV)/demo.done
 	$(RUN) -m training.demo $(if $(ARCH),--arch $(ARCH))
 
 test: $(VENV)/dev.done
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not series"
 
 test-slow: $(VENV)/dev.done
 	$(PYTEST) -m slow
 
-test-all: test test-slow
+test-series: $(VENV)/dev.done
+	$(PYTEST) -m series
+
+test-all: test test-slow test-series
 
 lint: $(VENV)/dev.done
 	$(RUN) -m ruff check .

@@ -106,7 +106,7 @@ def test_kill_points(whole: tuple[RunFolder, float], tmp_path: pathlib.Path) -> 
     check_kill_points(whole, tmp_path, count=3, seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.series
 def test_many_kill_points(whole: tuple[RunFolder, float], tmp_path: pathlib.Path) -> None:
     """SIGKILL at twenty random moments."""
     check_kill_points(whole, tmp_path, count=20, seed=2)
