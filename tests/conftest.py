@@ -17,7 +17,9 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: long checks that `make test` leaves to `make test-slow`")
-    config.addinivalue_line("markers", "series: repeats at length what shorter checks show once; `make test-all` alone has them")
+    config.addinivalue_line(
+        "markers", "series: repeats at length what shorter checks show once; `make test-all` alone has them"
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
