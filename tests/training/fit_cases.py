@@ -57,7 +57,10 @@ CASES = {
     "split_attention": Case("resnest29_cifar", SYNCHRONIZED, policy="float64"),
     "involution": Case("rednet26", RED, size=64, policy="float64"),
     "auxiliary": Case(
-        "inception_v3", {"aux_logits": True, "pooled": [8], "widths": [16], "bn_synchronized": True}, size=299
+        "inception_v3",
+        {"aux_logits": True, "pooled": [8], "widths": [16], "bn_synchronized": True},
+        size=299,
+        policy="float64",
     ),
 }
 

@@ -68,5 +68,6 @@ def test_two_processes(one_device: float, tmp_path: pathlib.Path) -> None:
     several = ["--coordinator", f"localhost:{port}", "--processes", "2", "--save", str(tmp_path / "digits.keras")]
     second, first = (start(*several, "--process", number) for number in "10")
     assert loss(printed(first)) == pytest.approx(one_device, rel=1e-5)
-    assert printed(second) == ""
+    said = [line for line in printed(second).splitlines() if not line.startswith("[Gloo]")]  # JAX's own, now and then
+    assert not said
     assert keras.models.load_model(tmp_path / "digits.keras").output_shape == (None, 10)
