@@ -21,9 +21,11 @@ class _PerReplica(keras.random.SeedGenerator):
 
     def next(self, ordered: bool = True) -> Any:
         seed = self.generator.next(ordered)
-        if replicas_in_sync() == 1:
-            return seed
         return seed + ops.cast(ops.stack([replica() * 100_003, 0]), seed.dtype)
+
+
+def _of_this_replica(generator: keras.random.SeedGenerator) -> keras.random.SeedGenerator:
+    return generator if replicas_in_sync() == 1 else _PerReplica(generator)
 
 
 class _Dropping(keras.layers.Layer):
@@ -100,7 +102,7 @@ class DropBlock(_Dropping):
         area = ops.cast(height * width, "float32") / ops.cast(rows * columns, "float32")
         density = ops.cast(self.progress, "float32") * self.rate * self.gamma_scale * area / block**2
         shape = (1 if self.shared_batch else batch, rows, columns, 1 if self.shared_channels else channels)
-        seeds = ops.cast(keras.random.uniform(shape, seed=_PerReplica(self.seed_generator)) < density, "float32")
+        seeds = ops.cast(keras.random.uniform(shape, seed=_of_this_replica(self.seed_generator)) < density, "float32")
         margin = (block - 1, block - 1)
         dropped = ops.max_pool(ops.pad(seeds, ((0, 0), margin, margin, (0, 0))), block, 1, "valid", "channels_last")
         kept = 1 - dropped
@@ -115,4 +117,4 @@ class Dropout(keras.layers.Dropout):
     def call(self, inputs: Any, training: bool = False) -> Any:
         if not training or not self.rate:
             return inputs
-        return keras.random.dropout(inputs, self.rate, self.noise_shape, seed=_PerReplica(self.seed_generator))
+        return keras.random.dropout(inputs, self.rate, self.noise_shape, seed=_of_this_replica(self.seed_generator))
