@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet
 # Two processes; the one that is done first takes tests over from the other.
@@ -10,7 +11,7 @@ PYTEST := $(RUN) -m pytest -n 2 --dist worksteal
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help demo test test-slow test-series test-all lint bench tables clean
+.PHONY: help demo test test-slow test-series test-all lint bench export-all tables clean
 
 help:
 	@echo "make demo      train on scanned digits, export to every format, prove and compare the artifacts"
@@ -18,7 +19,8 @@ help:
 	@echo "make test      the checks of every network and program (about 20 minutes)"
 	@echo "make test-all  the same and the long ones: large networks in double precision, runs killed at twenty moments"
 	@echo "make lint      style and types"
-	@echo "make bench     speed beside stock Keras and PyTorch"
+	@echo "make bench     speed and memory beside stock Keras, timm, ONNX Runtime and OpenVINO (hours; 2 GB more)"
+	@echo "make export-all  every network in every format, and the table of what their proofs measured (a night)"
 	@echo "make tables    bring what is generated from the registry up to date, after adding a network"
 	@echo "make clean     remove what these targets made"
 
@@ -41,22 +43,20 @@ lint: $(VENV)/dev.done
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-bench: $(VENV)/dev.done
-	$(RUN) -m benchmarks.grouped_conv
-	$(RUN) -m benchmarks.train_step
-	$(RUN) -m benchmarks.memory
-	$(RUN) -m benchmarks.memory_densenet
-	$(RUN) -m benchmarks.startup
-	$(RUN) -m benchmarks.weights
-	$(RUN) -m benchmarks.input_pipeline
-	$(RUN) -m benchmarks.augmentation
-	$(RUN) -m benchmarks.train_loop
+# Interrupted, it goes on where it was with HOURS=24: what was measured within so many hours is left alone.
+bench: $(VENV)/dev.done $(PEERS)/done
+	$(RUN) -m benchmarks.run all $(if $(HOURS),--newer $(HOURS))
+	$(RUN) -m docs.tables
+
+# Interrupted, it goes on where it was; with FRESH=1 it starts over.
+export-all: $(VENV)/dev.done
+	$(RUN) -m benchmarks.exports $(if $(FRESH),--fresh)
 
 tables: $(VENV)/dev.done
 	$(RUN) -m docs.tables
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(PEERS) build dist runs *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/made:
@@ -74,5 +74,10 @@ $(VENV)/demo.done: $(VENV)/made pyproject.toml setup.py
 $(VENV)/dev.done: $(VENV)/demo.done
 	$(PIP) --editable '.[dev]'
 	$(PIP) --editable '.[keras-hub]' 2>/dev/null || echo "KerasHub cannot be installed here: its tests are skipped."
+	$(PIP) --editable '.[serving]' 2>/dev/null || echo "KServe cannot be installed here: its tests are skipped."
 	$(PIP) 'torch==2.13.0+cpu' 2>/dev/null || echo "No CPU build of PyTorch here: what compares with it is skipped."
 	touch $@
+
+# PyTorch, timm, ONNX Runtime and OpenVINO, in an environment of their own, pinned.
+$(PEERS)/done: $(VENV)/dev.done benchmarks/peers.txt
+	$(RUN) -m benchmarks.peers

@@ -1,19 +1,21 @@
 """How fast training images are augmented, and what of it costs how much: 224x224 pixels, two images at a time.
 
-python -m benchmarks.augmentation [--rounds N] [--images N]
+python -m benchmarks.run augmentation
 """
 
 import argparse
 import dataclasses
 import os
 import time
+from collections.abc import Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
 from benchmarks.harness import Plan, Summary, describe, environment
-from benchmarks.table import Target, number, spread, write_files
+from benchmarks.options import add_options, chosen_plan, measured_lately
+from benchmarks.table import Target, number, spread, write_page
 from training.augment import augment_image, erase
 from training.recipe import AugmentRecipe
 
@@ -69,38 +71,34 @@ def measure(dataset: tf.data.Dataset, images: int) -> tuple[float, float]:
     return (images - 1) / wall, 1000 * processor / (images - 1)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.augmentation", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="times that every case is measured (default %(default)s)")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run augmentation", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1000, help="images per round (default %(default)s)")
-    options = parser.parse_args()
-    if options.rounds < 1 or options.images < 2:
-        parser.error("--rounds must be at least 1 and --images at least 2")
+    add_options(parser, Plan(rounds=5))
+    options = parser.parse_args(arguments)
+    plan = chosen_plan(options)
+    if options.images < 2:
+        parser.error(f"--images must be at least 2, not {options.images}")
+    if measured_lately("augmentation", options):
+        return
     from rich.progress import track
 
     datasets = {name: pipeline(recipe, options.images) for name, recipe in CASES.items()}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in CASES}
-    for _ in track(range(options.rounds), "measuring"):
+    for _ in track(range(plan.rounds), "measuring"):
         for name, dataset in datasets.items():
             found[name].append(measure(dataset, options.images))
-    lines = ["# Augmentation", "", "|  | images per second | processor time per image, ms | that is on two free cores |",
-             "| --- | ---: | ---: | ---: |"]  # fmt: skip
+    table = [["", "images per second", "processor time per image, ms", "that is on two free cores"]]
     for name, rounds in found.items():
         rates, costs = (Summary.of(values) for values in zip(*rounds, strict=True))
-        lines.append(f"| {name} | {spread(rates)} | {spread(costs)} | {number(1000 * CORES / costs.low)} |")
+        table.append([name, spread(rates), spread(costs), number(1000 * CORES / costs.low)])
     name, rate = WANTED
     cheapest = min(cost for _, cost in found[name])
     target = Target(f"{name}: images per second of two free cores", 1000 * CORES / cheapest, at_least=rate)
-    here = environment(Plan(rounds=options.rounds, threads=CORES))
-    method = (
+    here = environment(dataclasses.replace(plan, threads=CORES))
+    how = (
         f"{options.images} images of 224x224 pixels, float32 at the end, {CORES} at a time; median (smallest–largest) of "
-        f"{options.rounds} rounds. Other programs on the machine slow the second column, and the third much less: the last "
-        "is its smallest number turned into a rate."
+        f"{plan.rounds} rounds. Other programs on the machine slow the second column, and the third much less: the last "
+        f"is its smallest number turned into a rate. {describe(here)}; tensorflow {tf.__version__}."
     )
-    text = "\n".join([*lines, "", method, f"{describe(here)}; tensorflow {tf.__version__}.", "", f"* {target}"]) + "\n"
-    print(text)
-    write_files("augmentation", {".md": text})
-
-
-if __name__ == "__main__":
-    main()
+    write_page("augmentation", "Augmentation", table, how, {"environment": here, "rounds": found}, [target])

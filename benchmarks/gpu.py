@@ -1,6 +1,6 @@
 """Training and inference on a GPU in bfloat16: this package on any backend of Keras, and PyTorch with torch.compile.
 
-python -m benchmarks.gpu [NETWORK …] [--backend jax] [--batch N] [--size PIXELS] [--torch-python INTERPRETER]
+python -m benchmarks.gpu [NETWORK …] [--backend jax] [--batch N] [--size PIXELS] [--peers-python INTERPRETER]
 
 Needs no TensorFlow, unless it is the backend, and no data.
 """
@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.fresh import in_fresh_process
 from benchmarks.gpu_contenders import RIVAL
-from benchmarks.gpu_page import Page, Part
+from benchmarks.gpu_page import Page, Part, page_name
 from benchmarks.harness import RESULTS, Contender, Plan, can_import, compare
-from benchmarks.memory import in_fresh_process
-from benchmarks.options import add_options, chosen_plan
+from benchmarks.options import PEERS_OPTION, add_options, chosen_plan, measured_lately
 from benchmarks.train_step import NETWORKS as PEERS
 from benchmarks.train_step import Row
 
@@ -60,16 +60,13 @@ def driver() -> str:
         return ""
 
 
-def rival(python: str | None, network: str, arguments: dict[str, Any], anywhere: bool) -> Contender | str:
+def rival(interpreter: str, network: str, arguments: dict[str, Any], anywhere: bool) -> Contender | str:
     """PyTorch's row, or why there is none."""
     module = PEERS.get(network, Row()).torch
-    interpreter = python or sys.executable
     for needed in ("torch", "timm") if module == "timm" else ("torch",):
         if not can_import(interpreter, needed):
-            if python is not None:
-                sys.exit(f"--torch-python: {python!r} cannot import {needed}")
             return (
-                f"{network}: no PyTorch row, since {needed} is not installed (--torch-python names another interpreter)"
+                f"{network}: no PyTorch row, since {needed} is not installed ({PEERS_OPTION} names another interpreter)"
             )
     if ask("device('torch')", python=interpreter) is None and not anywhere:
         return f"{network}: no PyTorch row, since this PyTorch sees no GPU"
@@ -87,7 +84,7 @@ def measure(network: str, gmacs: float, options: argparse.Namespace) -> tuple[Pa
                   environment={**SHARING, "KERAS_BACKEND": backend})
         for backend in options.backend
     ]  # fmt: skip
-    other, missing = rival(options.torch_python, network, arguments, options.anywhere), []
+    other, missing = rival(options.peers_python, network, arguments, options.anywhere), []
     if isinstance(other, Contender):
         rows.append(other)
     else:
@@ -98,7 +95,7 @@ def measure(network: str, gmacs: float, options: argparse.Namespace) -> tuple[Pa
     ), missing
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", default=list(NETWORKS),
                         help=f"as in keras_resnets.list_models() (default: {', '.join(NETWORKS)})")  # fmt: skip
@@ -112,12 +109,14 @@ def main() -> None:
     parser.add_argument("--folder", type=pathlib.Path, default=RESULTS, help="for the results (default %(default)s)")
     parser.add_argument("--anywhere", action="store_true", help="measure without a GPU too, to try the program")
     add_options(parser, Plan(rounds=5, seconds=1.0, warm_up_seconds=3.0, threads=os.cpu_count() or 1))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in ("batch", "size", "steps", "matrix"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(options, name)}")
     options.backend = options.backend or [os.environ.get("KERAS_BACKEND", "jax")]
     device = gpu_of(options.backend, options.anywhere)
+    if measured_lately(page_name(device), options, options.folder):
+        return
     gmacs = {name: ask(f"gmacs({name!r}, {options.size})", options.backend[0]) for name in options.networks}
     parts, missing = [], []
     for network in options.networks:

@@ -68,6 +68,11 @@ class Part:
         return rows
 
 
+def page_name(device: str) -> str:
+    """Of the files, without a suffix."""
+    return "gpu_" + re.sub(r"\W+", "_", device).strip("_").lower()
+
+
 @dataclasses.dataclass(frozen=True)
 class Page:
     """What a run measured.
@@ -93,7 +98,7 @@ class Page:
     @property
     def name(self) -> str:
         """Of the files, without a suffix."""
-        return "gpu_" + re.sub(r"\W+", "_", self.device).strip("_").lower()
+        return page_name(self.device)
 
     def cells(self) -> list[list[str]]:
         """Header and rows of the table."""
@@ -138,6 +143,7 @@ class Page:
         record: dict[str, Any] = {
             "title": self.title,
             "device": self.device,
+            "environment": self.parts[-1].comparison.environment,
             "size": self.size,
             "missing": list(self.missing),
         }

@@ -7,10 +7,12 @@ taken within each round, so that both sides of it saw the same weather.
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -172,30 +174,41 @@ def compare(contenders: Sequence[Contender], plan: Plan) -> Comparison:
 
 def environment(plan: Plan) -> dict[str, Any]:
     """The machine in general terms, and how it was measured on."""
-    flags: list[str] = []
+    text = ""
     with contextlib.suppress(OSError):
-        present = set(pathlib.Path("/proc/cpuinfo").read_text().split())
-        flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_tile") if flag in present]
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", text)
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_tile") if re.search(rf"\b{flag}\b", text)]
     return {
         "system": platform.system(),
         "machine": platform.machine(),
+        "processor": model[1] if model else "",
         "vector_extensions": flags,
         "cores": os.cpu_count(),
+        "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "load_at_end": round(os.getloadavg()[0], 1),
         **dataclasses.asdict(plan),
     }
 
 
-def describe(surroundings: dict[str, Any]) -> str:
-    """`environment` in a line."""
+def describe_machine(surroundings: dict[str, Any]) -> str:
+    """The machine of an `environment` in a few words."""
     e = surroundings
     flags = ", ".join(e["vector_extensions"]) or "no vector extensions known"
-    return f"{e['system']}, {e['machine']} ({flags}), {e['cores']} cores, load average {e['load_at_end']:g} at the end"
+    processor = e.get("processor") or e["machine"]
+    return f"{e['system']}, {processor} ({flags}), {e['cores']} cores"
+
+
+def describe(surroundings: dict[str, Any]) -> str:
+    """An `environment` in a line."""
+    return f"{describe_machine(surroundings)}, load average {surroundings['load_at_end']:g} at the end"
 
 
 def can_import(python: str, module: str) -> bool:
-    """Whether the interpreter `python` has `module`."""
+    """Whether the interpreter `python` has `module`, imported as the contenders do."""
+    modules = f"benchmarks.torchvision_cpu, {module}" if module == "timm" else module
+    command = [python, "-c", f"import {modules}"]
     try:
-        return subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False).returncode == 0
+        return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     except OSError:
         return False

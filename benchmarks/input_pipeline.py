@@ -1,6 +1,6 @@
 """The input pipeline of `training`, decoding alone, and a PyTorch DataLoader, on the same JPEG files.
 
-python -m benchmarks.input_pipeline [--torch-python INTERPRETER] [--rounds N]
+python -m benchmarks.run input_pipeline
 
 A call takes the next images, as many for every contender, out of a pipeline that goes on and on, as in training; on two cores, and
 PyTorch with two workers.
@@ -9,18 +9,18 @@ PyTorch with two workers.
 import argparse
 import itertools
 import pathlib
-import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.harness import Comparison, Contender, Plan, can_import, compare
-from benchmarks.options import add_options, chosen_plan
-from benchmarks.table import Target, show, write
+from benchmarks.options import add_options, chosen_plan, measured_lately, peers_missing
+from benchmarks.table import Target, write
 
 HERE = "benchmarks.input_pipeline"
 FILES, IMAGES, BATCH, SIZE = 128, 2048, 32, 224
 WIDTH, HEIGHT, QUALITY = 500, 375, 95  # the usual size of ImageNet's photos, in pixels and about so in bytes
+TORCHVISION = "benchmarks.torchvision_cpu"  # the module that imports it
 CALL = f"{IMAGES} images"
 RAW = "decoding the crop alone"
 CROPPED = "crop, flip, normalise"
@@ -100,6 +100,8 @@ def torch_measures(folder: str, coloured: bool, workers: int) -> dict[str, Calla
     import torch
     from torchvision import datasets, transforms
 
+    import benchmarks.torchvision_cpu  # noqa: F401
+
     torch.set_num_threads(1)  # images are made in the workers; this process collects them
     steps = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip()]
     steps += [transforms.ColorJitter(0.4, 0.4, 0.4)] if coloured else []
@@ -110,52 +112,49 @@ def torch_measures(folder: str, coloured: bool, workers: int) -> dict[str, Calla
     return {CALL: next_images(itertools.chain.from_iterable(itertools.repeat(loader)))}
 
 
-def contenders(folder: str, torch_python: str | None, workers: int) -> list[Contender]:
+def contenders(folder: str, peers_python: str, workers: int) -> list[Contender]:
     """The rows of the table; those of PyTorch only where it is."""
     colour = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "lighting": 0.1}
     policy = {"policy": "randaugment", "erasing": 0.25, "mixup": 0.2}
     rows = [Contender(RAW, f"{HERE}:raw_measures", {"folder": folder})]
     for name, augment in ((CROPPED, {}), (COLOURED, colour), (POLICY, policy)):
         rows.append(Contender(name, f"{HERE}:our_measures", {"folder": folder, "augment": augment}))
-    interpreter = torch_python or sys.executable
-    if not can_import(interpreter, "torchvision"):
-        if torch_python is not None:
-            sys.exit(f"--torch-python: {torch_python!r} cannot import torchvision")
-        print("torchvision is not installed here: no PyTorch rows (--torch-python names another interpreter)")
+    if not can_import(peers_python, TORCHVISION):
         return rows
     for name, coloured in ((PYTORCH, False), (PYTORCH_COLOURED, True)):
         arguments = {"folder": folder, "coloured": coloured, "workers": workers}
-        rows.append(Contender(name, f"{HERE}:torch_measures", arguments, interpreter))
+        rows.append(Contender(name, f"{HERE}:torch_measures", arguments, peers_python))
     return rows
 
 
-def remarks(comparison: Comparison) -> list[str]:
-    """Rates, and what was aimed at."""
-    lines = []
-    for name in comparison.times:
-        rate = IMAGES / comparison.time(name, CALL).median * 1000
-        lines.append(f"{name}: {rate:,.0f} images/s by the median call")
+def rates(comparison: Comparison) -> list[str]:
+    """Images per second."""
+    medians = {name: comparison.time(name, CALL).median for name in comparison.times}
+    return [f"{name}: {IMAGES / ms * 1000:,.0f} images/s by the median call" for name, ms in medians.items()]
+
+
+def targets(comparison: Comparison) -> list[Target]:
+    """What was aimed at."""
     share = 1 / comparison.ratio(CROPPED, RAW, CALL).median
-    lines.append(str(Target(f"rate of “{CROPPED}” ÷ {RAW}", share, at_least=0.8)))
+    found = [Target(f"rate of “{CROPPED}” ÷ {RAW}", share, at_least=0.8)]
     for ours, theirs in ((CROPPED, PYTORCH), (COLOURED, PYTORCH_COLOURED)):
         if theirs in comparison.times:
             faster = comparison.ratio(theirs, ours, CALL).median
-            lines.append(str(Target(f"rate of “{ours}” ÷ {theirs}", faster, at_least=1)))
-    return lines
+            found.append(Target(f"rate of “{ours}” ÷ {theirs}", faster, at_least=1))
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog=f"python -m {HERE}", description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run input_pipeline", description=__doc__.splitlines()[0]
+    )
     add_options(parser, Plan(rounds=7, seconds=0.0, warm_up_seconds=0.0))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if measured_lately("input_pipeline", options):
+        return
     plan = chosen_plan(options)
     with tempfile.TemporaryDirectory() as folder:
         make_files(pathlib.Path(folder))
-        comparison = compare(contenders(folder, options.torch_python, plan.threads), plan)
-    lines = remarks(comparison)
-    show(TITLE, comparison, RAW, lines)
-    print("wrote", *write("input_pipeline", TITLE, comparison, RAW, lines))
-
-
-if __name__ == "__main__":
-    main()
+        comparison = compare(contenders(folder, options.peers_python, plan.threads), plan)
+    remarks = [*rates(comparison), *peers_missing(options.peers_python, TORCHVISION)]
+    write("input_pipeline", TITLE, comparison, RAW, targets(comparison), remarks)

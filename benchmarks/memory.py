@@ -1,163 +1,176 @@
-"""Peak memory of a training step of one 7x7 involution: this package's layer and the naive formulation in TensorFlow.
-
-python -m benchmarks.memory [--rounds N]
-"""
+"""Peak memory of training: ten networks beside timm, growth with batch and depth, involution, DenseNets that recompute."""
 
 import argparse
-import dataclasses
+import datetime
 import json
-import os
 import pathlib
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import ROOT, Plan, Summary, describe, environment
-from benchmarks.table import Target, spread, write_files
+from benchmarks import memory_densenet, memory_growth, memory_involution
+from benchmarks.fresh import in_fresh_process
+from benchmarks.harness import RESULTS, Plan, Summary, can_import, describe, environment
+from benchmarks.memory_steps import BEFORE, PEAK, SIZE, STEPS
+from benchmarks.networks import TEN
+from benchmarks.options import (
+    CHANNELS_LAST,
+    CONTIGUOUS,
+    TORCH_ENVIRONMENT,
+    add_options,
+    choose,
+    chosen_plan,
+    peers_missing,
+)
+from benchmarks.plot import Draw
+from benchmarks.table import Target, spread, write_files, write_page
 
-KERNEL_SIZE = 7
-SHAPES = ((8, 56, 56, 64), (8, 28, 28, 128))
-OURS, EXTRACTED, STACKED = "keras_resnets", "naive, tf.image.extract_patches", "naive, stacked slices"
-FORMS = (OURS, EXTRACTED, STACKED)
-MIB = 2**20
-TITLE = f"Peak training memory of one {KERNEL_SIZE}x{KERNEL_SIZE} involution, float32, CPU"
+NAME, BATCH = "memory", 8
+OURS, EFFICIENT, CHECKPOINTED = "keras_resnets", "keras_resnets, memory_efficient", "PyTorch, contiguous, checkpointed"
+TORCH = (CONTIGUOUS, CHANNELS_LAST)
+TITLE = f"Peak memory of training, batch {BATCH} at {SIZE}x{SIZE}, float32, CPU"
+AT_MOST, EFFICIENT_AT_MOST = 1.10, 0.6
 
-
-def make_layer(form: str) -> Any:
-    """One of `FORMS`."""
-    if form == OURS:
-        import keras_resnets
-
-        return keras_resnets.layers.Involution(KERNEL_SIZE, norm={"epsilon": 1e-5, "momentum": 0.9})
-    from benchmarks import naive_involution as naive
-
-    return naive.NaiveInvolution(KERNEL_SIZE, {EXTRACTED: naive.extracted, STACKED: naive.stacked}[form])
-
-
-def status(field: str) -> int:
-    """A field of this process's memory, in bytes; Linux."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return 1024 * int(line.split()[1])
+# Of one network: what `memory_steps` returned, by form, a record per round.
+Figures = dict[str, list[dict[str, float]]]
 
 
-def peak(form: str, shape: tuple[int, ...]) -> int:
-    """Bytes by which the process grows, at most, over one step: output, and gradients to the input and all weights.
-
-    Weights, input and upstream gradient are there before; so is all that the first step at another, tiny size leaves behind.
-    """
-    import tensorflow as tf
-
-    layer = make_layer(form)
-    layer.build((None, *shape[1:]))
-
-    @tf.function
-    def step(x: Any, upstream: Any) -> Any:
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True)
-        return y, tape.gradient(y, [x, *[variable.value for variable in layer.trainable_variables]], upstream)
-
-    tiny = tf.ones((1, KERNEL_SIZE, KERNEL_SIZE, shape[-1]))
-    step(tiny, tiny)
-    x, upstream = (tf.random.stateless_normal(shape, (1, seed)) for seed in (2, 3))
-    step.get_concrete_function(x, upstream)
-    before = reset_peak()
-    step(x, upstream)
-    return status("VmHWM") - before
+def calls(network: str, torch: bool) -> dict[str, tuple[str, bool]]:
+    """The function to call for each form, and whether in the peers' interpreter."""
+    forms = {OURS: (f"keras_peak({network!r}, {BATCH})", False)}
+    if network.startswith("densenet"):
+        forms[EFFICIENT] = (f"keras_peak({network!r}, {BATCH}, memory_efficient=True)", False)
+    if torch:
+        for form in TORCH:
+            forms[form] = (f"timm_peak({network!r}, {BATCH}, {form == CHANNELS_LAST})", True)
+        if network.startswith("densenet"):
+            forms[CHECKPOINTED] = (f"timm_peak({network!r}, {BATCH}, False, memory_efficient=True)", True)
+    return forms
 
 
-def in_fresh_process(module: str, call: str, threads: int, python: str = sys.executable,
-                     environment: Mapping[str, str] | None = None) -> Any:  # fmt: skip
-    """What a call of a function of `benchmarks.MODULE` returns, as JSON can say it, in a process of its own.
-
-    The process runs the interpreter `python`, with `environment` added to its variables.
-
-    Raises:
-        RuntimeError: the process failed; the message ends with what it printed.
-    """
-    pools = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    finished = subprocess.run(
-        [python, "-c", f"import json; from benchmarks import {module}; print(json.dumps({module}.{call}))"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **{pool: str(threads) for pool in pools}, **(environment or {})},
-    )  # fmt: skip
-    if finished.returncode:
-        raise RuntimeError(f"the process of {call} failed:\n{finished.stderr[-2000:]}")
-    return json.loads(finished.stdout.splitlines()[-1])
+def growth(figures: Figures, form: str) -> Summary:
+    """MiB by which the processes of a form grew at most."""
+    return Summary.of([figure[PEAK] - figure[BEFORE] for figure in figures[form]])
 
 
-def reset_peak() -> int:
-    """Resets the high-water mark of this process's memory; returns its size now, in bytes."""
-    now = status("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-    return now
+def thriftier(figures: Figures) -> str | None:
+    """PyTorch's memory format with the smaller growth; None if there is no PyTorch."""
+    return min((form for form in TORCH if form in figures), key=lambda form: growth(figures, form).median, default=None)
 
 
-def label(shape: tuple[int, ...]) -> str:
-    """A shape in words."""
-    return "x".join(map(str, shape))
+def targets(networks: dict[str, Figures]) -> list[Target]:
+    """Growth of ours per growth of timm's, in the memory format that takes less, network by network."""
+    ratios, found = {}, []
+    for network, figures in networks.items():
+        if best := thriftier(figures):
+            ratios[network] = growth(figures, OURS).median / growth(figures, best).median
+            found.append(Target(f"{network}, ours ÷ timm ({best})", ratios[network], at_most=AT_MOST))
+            if EFFICIENT in figures:
+                measured = growth(figures, EFFICIENT).median / growth(figures, best).median
+                found.append(Target(f"{network}, ours with memory_efficient ÷ timm, plain", measured,
+                                    at_most=EFFICIENT_AT_MOST, headline=True))  # fmt: skip
+    if ratios:
+        worst = max(ratios, key=ratios.__getitem__)
+        text = f"peak training memory, ours ÷ timm, the most of {len(ratios)} networks ({worst})"
+        found.insert(0, Target(text, ratios[worst], at_most=AT_MOST, headline=True))
+    return found
 
 
-@dataclasses.dataclass(frozen=True)
-class Measured:
-    """Peaks in MiB by shape and form, one per round, and how they were measured."""
-
-    peaks: dict[tuple[int, ...], dict[str, list[float]]]
-    plan: Plan
-
-    def targets(self) -> list[Target]:
-        """Ours against the thriftier naive form, shape by shape."""
-        targets = []
-        for shape, peaks in self.peaks.items():
-            medians = {form: Summary.of(values).median for form, values in peaks.items()}
-            least = min((EXTRACTED, STACKED), key=lambda form: medians[form])
-            targets.append(Target(f"{label(shape)}, ours ÷ {least}", medians[OURS] / medians[least], at_most=0.4))
-        return targets
-
-    def markdown(self) -> str:
-        """The page of results."""
-        lines = [f"# {TITLE}", "", "".join(f"| {cell} " for cell in ("", *map(label, self.peaks))) + "|"]
-        lines.append("| --- |" + " ---: |" * len(self.peaks))
-        for form in FORMS:
-            cells = [spread(Summary.of(peaks[form])) for peaks in self.peaks.values()]
-            lines.append(" | ".join([f"| {form}", *cells]) + " |")
-        how = (
-            "MiB by which the process grows, at most, in a training step: output, and gradients to the input and all "
-            "weights; the input and the upstream gradient are there before. Median (smallest–largest) of "
-            f"{self.plan.rounds} fresh processes with {self.plan.threads} threads. {describe(environment(self.plan))}."
-        )
-        return "\n".join([*lines, "", how, "", *[f"* {target}" for target in self.targets()]]) + "\n"
-
-    def json(self) -> str:
-        """The same for programs."""
-        record = {
-            "title": TITLE,
-            "environment": environment(self.plan),
-            "remarks": [str(target) for target in self.targets()],
-            "mebibytes_by_round": {label(shape): peaks for shape, peaks in self.peaks.items()},
-        }
-        return json.dumps(record, indent=1) + "\n"
+def table(networks: dict[str, Figures]) -> list[list[str]]:
+    """A row for every network and form."""
+    rows = [["", "", "growth, MiB", "ours ÷ it", "whole process, MiB", "ours ÷ it"]]
+    for network, figures in networks.items():
+        ours = growth(figures, OURS).median, _whole(figures, OURS).median
+        for form in figures:
+            grown, whole = growth(figures, form), _whole(figures, form)
+            ratios = (f"{ours[0] / grown.median:.2f}", f"{ours[1] / whole.median:.2f}")
+            rows.append([network, form, spread(grown), ratios[0], spread(whole), ratios[1]])
+    return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes per figure (default %(default)s)")
-    rounds = parser.parse_args().rounds
-    if rounds < 1:
-        parser.error(f"--rounds must be at least 1, not {rounds}")
+def _whole(figures: Figures, form: str) -> Summary:
+    return Summary.of([figure[PEAK] for figure in figures[form]])
+
+
+def drawing(networks: dict[str, Figures]) -> Draw:
+    """Growth by network and form."""
+
+    def draw(figure: Any) -> None:
+        panel, forms = figure.subplots(), (OURS, *TORCH)
+        for place, form in enumerate(forms):
+            rows = [(i, growth(f, form).median) for i, f in enumerate(networks.values()) if form in f]
+            panel.bar([i + 0.27 * (place - 1) for i, _ in rows], [mib for _, mib in rows], 0.27, label=form)
+        panel.set_xticks(range(len(networks)), list(networks), rotation=20, ha="right")
+        panel.set(ylabel="growth, MiB", title=TITLE)
+        panel.legend()
+
+    return draw
+
+
+def load(folder: pathlib.Path = RESULTS) -> dict[str, Any]:
+    """What earlier runs found: by network when they finished and the figures."""
+    try:
+        return json.loads((folder / f"{NAME}.json").read_text("utf-8"))["networks"]
+    except (OSError, KeyError, ValueError):
+        return {}
+
+
+def is_recent(record: dict[str, Any] | None, hours: float) -> bool:
+    """Whether a network's record was made within so many hours."""
+    if record is None:
+        return False
+    age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(record["finished"])
+    return age < datetime.timedelta(hours=hours)
+
+
+def write(records: dict[str, Any], plan: Plan, missing: Sequence[str], folder: pathlib.Path = RESULTS) -> None:
+    """Writes the page of all networks measured so far."""
+    networks = {network: records[network]["figures"] for network in TEN if network in records}
+    surroundings = environment(plan)
+    how = (
+        f"Each figure is of a fresh process that takes {STEPS} train steps (forward, backward, SGD with momentum): the high-water "
+        "mark of its resident memory (VmHWM). Growth is that mark less what the process occupied when network and images were "
+        "there and no step had been taken: it holds activations, gradients, the optimizer's state and, for TensorFlow, the graph "
+        "and its compilation. The targets are about growth, since the rest is the frameworks' libraries, which do not depend on "
+        "the network; the whole process is beside it. Median (smallest–largest) of "
+        f"{plan.rounds} processes with {plan.threads} threads. {describe(surroundings)}."
+    )
+    record = {"environment": surroundings, "networks": {network: records[network] for network in networks}}
+    draw = drawing(networks)
+    write_page(NAME, TITLE, table(networks), how, record, targets(networks), missing, draw, folder)
+
+
+def measure(networks: Sequence[str], options: argparse.Namespace) -> None:
+    """Networks one by one; what is finished is kept at once."""
     from rich.progress import track
 
-    plan = Plan(rounds=rounds, seconds=0, warm_up_seconds=0)
-    peaks: dict[tuple[int, ...], dict[str, list[float]]] = {shape: {form: [] for form in FORMS} for shape in SHAPES}
-    turns = [(shape, form) for _ in range(rounds) for shape in SHAPES for form in FORMS]
-    for shape, form in track(turns, "fresh processes"):
-        peaks[shape][form].append(in_fresh_process("memory", f"peak({form!r}, {shape})", plan.threads) / MIB)
-    measured = Measured(peaks, plan)
-    print(measured.markdown())
-    print("wrote", *write_files("involution_memory", {".md": measured.markdown(), ".json": measured.json()}))
+    plan, records = chosen_plan(options), load()
+    # timm imports torchvision, which may need help, see `torchvision_cpu`.
+    with_timm = can_import(options.peers_python, "benchmarks.torchvision_cpu, timm")
+    missing = [] if with_timm else peers_missing(options.peers_python, "torch", "timm")
+    for network in networks:
+        if is_recent(records.get(network), options.newer):
+            continue
+        forms = calls(network, torch=with_timm)
+        figures: Figures = {form: [] for form in forms}
+        turns = [(form, *forms[form]) for _ in range(plan.rounds) for form in forms]
+        for form, call, by_peer in track(turns, network):
+            where: dict[str, Any] = (
+                {"python": options.peers_python, "environment": TORCH_ENVIRONMENT} if by_peer else {}
+            )
+            figures[form].append(in_fresh_process("memory_steps", call, plan.threads, **where))
+        records[network] = {"finished": environment(plan)["finished"], "figures": figures}
+        kept = {"environment": environment(plan), "networks": records}
+        write_files(NAME, {".json": json.dumps(kept, indent=1) + "\n"})
+    write(records, plan, missing)
 
 
-if __name__ == "__main__":
-    main()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.run {NAME}", description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK",
+                        help=f"of {', '.join(TEN)} (default: all, and the other parts of the suite)")  # fmt: skip
+    add_options(parser, Plan(rounds=2, seconds=0, warm_up_seconds=0))
+    options = parser.parse_args(arguments)
+    measure(choose(options.networks, TEN, parser), options)
+    if not options.networks:
+        for part in (memory_growth, memory_involution, memory_densenet):
+            part.measure_all(options)

@@ -1,19 +1,19 @@
-"""Training memory and time of DenseNets: kept intermediate maps, and `memory_efficient=True`, which makes them again.
-
-python -m benchmarks.memory_densenet [NETWORK …] [--batch N] [--rounds N]
-"""
+"""Training memory and time of DenseNets: kept intermediate maps, and `memory_efficient=True`, which makes them again."""
 
 import argparse
 import dataclasses
-import json
 import time
 from typing import Any
 
+from benchmarks.fresh import MIB, in_fresh_process, reset_peak, status
 from benchmarks.harness import Plan, Summary, describe, environment
-from benchmarks.memory import MIB, in_fresh_process, reset_peak, status
-from benchmarks.table import Target, number, spread, write_files
+from benchmarks.options import chosen_plan, measured_lately
+from benchmarks.plot import Draw
+from benchmarks.table import Target, number, spread, write_page
 
-NETWORKS, SIZE, STEPS = ("densenet121", "densenet201"), 224, 3
+NAME = "densenet_memory"
+NETWORKS, BATCH, SIZE, STEPS = ("densenet121", "densenet201"), 32, 224, 3
+TITLE = f"Training memory of DenseNets, batch {BATCH} at {SIZE}x{SIZE}, float32, CPU"
 FORMS = {"plain": False, "memory_efficient": True}
 GROWTH, PROCESS, STEP = "growth of the process, MiB", "whole process, MiB", "fastest step, s"
 
@@ -47,7 +47,6 @@ class Measured:
     """Figures by network, form and round, and how they were measured."""
 
     figures: dict[str, dict[str, list[dict[str, float]]]]
-    batch: int
     plan: Plan
 
     def ratio(self, network: str, what: str) -> Summary:
@@ -64,68 +63,55 @@ class Measured:
             for what, bound in bounds.items()
         ]
 
-    def markdown(self) -> str:
-        """The page of results."""
-        lines = [f"# {self.title}", "", "| | " + " | ".join((*FORMS, "ratio")) + " |", "| --- |" + " ---: |" * 3]
+    def table(self) -> list[list[str]]:
+        """A row for every network and figure."""
+        rows = [["", *FORMS, "ratio"]]
         for network, forms in self.figures.items():
             for what in (GROWTH, PROCESS, STEP):
                 cells = [spread(Summary.of([figures[what] for figures in forms[form]])) for form in FORMS]
-                lines.append(
-                    f"| {network}: {what} | {' | '.join(cells)} | {number(self.ratio(network, what).median)} |"
-                )
+                rows.append([f"{network}: {what}", *cells, number(self.ratio(network, what).median)])
+        return rows
+
+    def write(self) -> None:
+        """Writes the page of results."""
+        surroundings = environment(self.plan)
         how = (
             "Growth is by how much the process grows at most over train steps as `fit` does them (SGD with momentum); weights, "
             "input and what a step on one image leaves behind are there before. Median (smallest–largest) of "
             f"{self.plan.rounds} fresh processes of {STEPS} steps each, the forms in turns, {self.plan.threads} threads; ratios "
-            f"compare the processes of a turn. {describe(environment(self.plan))}."
+            f"compare the processes of a turn. {describe(surroundings)}."
         )
-        return "\n".join([*lines, "", how, "", *[f"* {target}" for target in self.targets()]]) + "\n"
+        record = {"environment": surroundings, "figures_by_round": self.figures}
+        write_page(NAME, TITLE, self.table(), how, record, self.targets(), draw=self.drawing())
 
-    def json(self) -> str:
-        """The same for programs."""
-        record: dict[str, Any] = {
-            "title": self.title,
-            "environment": environment(self.plan),
-            "remarks": [str(target) for target in self.targets()],
-            "figures_by_round": self.figures,
-        }
-        return json.dumps(record, indent=1) + "\n"
+    def drawing(self) -> Draw:
+        """The ratios by network."""
 
-    @property
-    def title(self) -> str:
-        return f"Training memory of DenseNets, batch {self.batch} at {SIZE}x{SIZE}, float32, CPU"
+        def draw(figure: Any) -> None:
+            panel, names = figure.subplots(), (GROWTH, PROCESS, STEP)
+            for place, what in enumerate(names):
+                ratios = [self.ratio(network, what).median for network in self.figures]
+                panel.bar([i + 0.27 * (place - 1) for i in range(len(ratios))], ratios, 0.27, label=what)
+            panel.set_xticks(range(len(self.figures)), list(self.figures))
+            panel.axhline(1, color="black", linewidth=0.8)
+            panel.set(ylabel="memory_efficient ÷ plain", title=TITLE)
+            panel.legend()
+
+        return draw
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_densenet", description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", default=list(NETWORKS),
-                        help="DenseNets for ImageNet (default: densenet121 densenet201)")  # fmt: skip
-    parser.add_argument("--batch", type=int, default=32, help="images per step (default %(default)s, which takes 8 GB)")
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes per form (default %(default)s)")
-    options = parser.parse_args()
-    for name in ("batch", "rounds"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, not {getattr(options, name)}")
+def measure_all(options: argparse.Namespace) -> None:
+    """Measures and writes the page; takes 9 GB."""
     from rich.progress import track
 
-    import keras_resnets
-
-    known = keras_resnets.list_models(family="DenseNet")
-    for network in options.networks:
-        if network not in known:
-            parser.error(f"NETWORK must be one of {', '.join(known)}, not {network!r}")
-    plan = Plan(rounds=options.rounds, seconds=0, warm_up_seconds=0)
+    if measured_lately(NAME, options):
+        return
+    plan = chosen_plan(options)
     figures: dict[str, dict[str, list[dict[str, float]]]] = {
-        network: {form: [] for form in FORMS} for network in options.networks
+        network: {form: [] for form in FORMS} for network in NETWORKS
     }
-    turns = [(network, form) for _ in range(plan.rounds) for network in options.networks for form in FORMS]
-    for network, form in track(turns, "fresh processes"):
-        call = f"measure({network!r}, {FORMS[form]}, {options.batch})"
+    turns = [(network, form) for _ in range(plan.rounds) for network in NETWORKS for form in FORMS]
+    for network, form in track(turns, "DenseNets"):
+        call = f"measure({network!r}, {FORMS[form]}, {BATCH})"
         figures[network][form].append(in_fresh_process("memory_densenet", call, plan.threads))
-    measured = Measured(figures, options.batch, plan)
-    print(measured.markdown())
-    print("wrote", *write_files("densenet_memory", {".md": measured.markdown(), ".json": measured.json()}))
-
-
-if __name__ == "__main__":
-    main()
+    Measured(figures, plan).write()

@@ -2,21 +2,32 @@
 
 import argparse
 import dataclasses
+import datetime
+import json
+import pathlib
 import sys
+from collections.abc import Sequence
 
-from benchmarks.harness import Contender, Plan, can_import
+from benchmarks.harness import RESULTS, Contender, Plan, can_import
+from benchmarks.peers import PYTHON
 
 CONTIGUOUS, CHANNELS_LAST = "PyTorch, contiguous", "PyTorch, channels_last"
+PEERS_OPTION = "--peers-python"
+# OpenMP's threads spin at barriers by default, which costs PyTorch dearly as soon as anything else runs on the machine.
+TORCH_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def add_options(parser: argparse.ArgumentParser, plan: Plan) -> None:
     """The options of every program; `plan` gives the defaults."""
-    parser.add_argument("--torch-python", metavar="INTERPRETER", default=None,
-                        help="a Python interpreter that has PyTorch (default: this one, if it has)")  # fmt: skip
+    default = str(PYTHON) if PYTHON.exists() else sys.executable
+    peers = "a Python that has the peers (default: %(default)s; `python -m benchmarks.peers` makes one)"
+    parser.add_argument(PEERS_OPTION, metavar="INTERPRETER", default=default, help=peers)
     parser.add_argument(
         "--rounds", type=int, default=plan.rounds, help="turns of every contender (default %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=plan.threads, help="threads and cores (default %(default)s)")
+    parser.add_argument("--newer", type=float, default=0.0, metavar="HOURS",
+                        help="leave out what was measured within so many hours: an interrupted run goes on")  # fmt: skip
     parser.set_defaults(plan=plan)
 
 
@@ -27,17 +38,38 @@ def chosen_plan(options: argparse.Namespace) -> Plan:
     return dataclasses.replace(options.plan, rounds=options.rounds, threads=options.threads)
 
 
-def torch_contenders(python: str | None, module: str, target: str, **arguments: object) -> list[Contender]:
-    """PyTorch in both memory formats, or, with a notice, none if this interpreter lacks `module` and no other was given."""
-    interpreter = python or sys.executable
-    if not can_import(interpreter, module):
-        if python is not None:
-            sys.exit(f"--torch-python: {python!r} cannot import {module}")
-        print(f"{module} is not installed here: no PyTorch rows (--torch-python names another interpreter)")
-        return []
-    # OpenMP's threads spin at barriers by default, which costs PyTorch dearly as soon as anything else runs on the machine.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE"}
+def choose(given: Sequence[str], known: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The networks given, or all that are known; ends the program at an unknown one."""
+    unknown = [network for network in given if network not in known]
+    if unknown:
+        parser.error(f"NETWORK must be one of {', '.join(known)}, not {unknown[0]!r}")
+    return list(given or known)
+
+
+def measured_lately(name: str, options: argparse.Namespace, folder: pathlib.Path = RESULTS) -> bool:
+    """Whether the results `name` were written within the last `--newer` hours."""
+    try:
+        written = json.loads((folder / f"{name}.json").read_text("utf-8"))["environment"]["finished"]
+    except (OSError, KeyError, ValueError):
+        return False
+    age = datetime.datetime.now(datetime.timezone.utc) - datetime.datetime.fromisoformat(written)
+    return age < datetime.timedelta(hours=options.newer)
+
+
+def peers_missing(python: str, *modules: str) -> list[str]:
+    """A line for every module that the interpreter cannot import, for the page of results."""
     return [
-        Contender(CONTIGUOUS, target, {**arguments, "channels_last": False}, interpreter, environment),
-        Contender(CHANNELS_LAST, target, {**arguments, "channels_last": True}, interpreter, environment),
+        f"Missing here: {module} ({PEERS_OPTION} names an interpreter that has it)."
+        for module in modules
+        if not can_import(python, module)
+    ]
+
+
+def torch_contenders(python: str, module: str, target: str, **arguments: object) -> list[Contender]:
+    """PyTorch in both memory formats; none if the interpreter lacks `module` (`peers_missing` names it)."""
+    if not can_import(python, module):
+        return []
+    return [
+        Contender(name, target, {**arguments, "channels_last": name == CHANNELS_LAST}, python, TORCH_ENVIRONMENT)
+        for name in (CONTIGUOUS, CHANNELS_LAST)
     ]

@@ -1,22 +1,38 @@
-"""Shows a comparison as a table on the terminal and writes it as Markdown and JSON."""
+"""Shows results as tables on the terminal and writes them as Markdown, JSON and a picture."""
 
 import dataclasses
 import json
 import os
 import pathlib
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import RESULTS, Comparison, Summary, describe
+from benchmarks.plot import Draw, bars, save
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A measured number that should be at most, or at least, some other."""
+    """A measured number that should be at most, or at least, some other.
+
+    Attributes:
+        text: what was measured.
+        measured: the number.
+        at_most, at_least: one of them is given.
+        headline: whether README's table shows it.
+    """
 
     text: str
     measured: float
     at_most: float | None = None
     at_least: float | None = None
+    headline: bool = False
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Target":
+        """What `record` was made from."""
+        return cls(**{field.name: record[field.name] for field in dataclasses.fields(cls)})
 
     @property
     def met(self) -> bool:
@@ -24,14 +40,27 @@ class Target:
             self.at_least is None or self.measured >= self.at_least
         )
 
+    @property
+    def bound(self) -> str:
+        """The number to reach, in words."""
+        return f"at most {self.at_most:g}" if self.at_least is None else f"at least {self.at_least:g}"
+
+    def record(self) -> dict[str, Any]:
+        """The target for programs."""
+        return {**dataclasses.asdict(self), "met": self.met}
+
     def __str__(self) -> str:
-        bound = f"at most {self.at_most:g}" if self.at_least is None else f"at least {self.at_least:g}"
-        return f"{self.text}: {number(self.measured)} (target: {bound}; {'met' if self.met else 'MISSED'})"
+        return f"{self.text}: {number(self.measured)} (target: {self.bound}; {'met' if self.met else 'MISSED'})"
 
 
 def number(value: float) -> str:
     """Three significant digits, never in exponents: 0.123, 1.23, 12.3, 123, 1,234."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def geometric_mean(ratios: Sequence[float]) -> float:
+    """The mean of ratios: a half and a double cancel."""
+    return statistics.geometric_mean(ratios)
 
 
 def spread(summary: Summary) -> str:
@@ -60,13 +89,6 @@ def cells(comparison: Comparison, reference: str) -> list[list[str]]:
     return rows
 
 
-def markdown(title: str, comparison: Comparison, reference: str, remarks: list[str]) -> str:
-    """A page with the table, how it was measured, and `remarks`."""
-    lines = [f"# {title}", "", *markdown_table(cells(comparison, reference))]
-    lines += ["", how_measured(comparison, reference), "", *[f"* {remark}" for remark in remarks]]
-    return "\n".join(lines) + "\n"
-
-
 def markdown_table(cells: list[list[str]]) -> list[str]:
     """The lines of a table, the first row being its header."""
     header, *rows = (" | ".join(["", *row, ""]).strip() for row in cells)
@@ -85,13 +107,65 @@ def how_measured(comparison: Comparison, reference: str) -> str:
     )
 
 
-def show(title: str, comparison: Comparison, reference: str, remarks: list[str]) -> None:
-    """Prints the table to the terminal."""
+def write(name: str, title: str, comparison: Comparison, reference: str, targets: Sequence[Target],
+          remarks: Sequence[str] = (), folder: pathlib.Path = RESULTS) -> list[pathlib.Path]:  # fmt: skip
+    """Shows a comparison and writes it: `write_page` with a row per contender and a picture of the ratios."""
+    record = {
+        "environment": comparison.environment,
+        "versions": comparison.versions,
+        "milliseconds_by_round": by_round(comparison),
+    }
+    table, how = cells(comparison, reference), how_measured(comparison, reference)
+    return write_page(name, title, table, how, record, targets, remarks, bars(comparison, reference, title), folder)
+
+
+def write_page(
+    name: str,
+    title: str,
+    table: list[list[str]],
+    how: str,
+    record: dict[str, Any],
+    targets: Sequence[Target],
+    remarks: Sequence[str] = (),
+    draw: Draw | None = None,
+    folder: pathlib.Path = RESULTS,
+) -> list[pathlib.Path]:
+    """Shows a page of results on the terminal and writes it into `folder` as `name`.md, .json and, where there is a picture, .svg.
+
+    Args:
+        name: of the files.
+        title: of the page.
+        table: its first row is the header.
+        how: a paragraph on how this was measured.
+        record: what the JSON has besides title, targets and remarks; "environment" is what `harness.environment` returns.
+        targets: what was aimed at.
+        remarks: lines below them.
+        draw: fills in the picture; left out with a notice where matplotlib is not installed.
+        folder: where to write.
+
+    Returns:
+        The files written.
+    """
+    lines = [*map(str, targets), *remarks]
+    _print(title, table, lines)
+    text = "\n".join([f"# {title}", "", *markdown_table(table), "", how, "", *(f"* {line}" for line in lines)]).rstrip()
+    record = {"title": title, **record, "targets": [target.record() for target in targets], "remarks": list(remarks)}
+    files = write_files(name, {".md": text + "\n", ".json": json.dumps(record, indent=1) + "\n"}, folder)
+    if draw is not None:
+        try:
+            files.append(save(folder / f"{name}.svg", draw))
+        except ImportError:
+            print("matplotlib is not installed here: no picture")
+    print("wrote", *files)
+    return files
+
+
+def _print(title: str, cells: list[list[str]], remarks: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    header, *rows = cells(comparison, reference)
+    header, *rows = cells
     table = Table(title=title)
     for i, column in enumerate(header):
         table.add_column(column, justify="left" if i == 0 else "right")
@@ -100,15 +174,6 @@ def show(title: str, comparison: Comparison, reference: str, remarks: list[str])
     console.print(table)
     for remark in remarks:
         console.print(f"• {remark}", markup=False)
-
-
-def write(name: str, title: str, comparison: Comparison, reference: str, remarks: list[str],
-          folder: pathlib.Path = RESULTS) -> list[pathlib.Path]:  # fmt: skip
-    """Writes `name`.md and `name`.json into `folder`; in the JSON the fastest and the median call of every round."""
-    record = {"title": title, "environment": comparison.environment, "versions": comparison.versions, "remarks": remarks,
-              "milliseconds_by_round": by_round(comparison)}  # fmt: skip
-    texts = {".md": markdown(title, comparison, reference, remarks), ".json": json.dumps(record, indent=1) + "\n"}
-    return write_files(name, texts, folder)
 
 
 def by_round(comparison: Comparison) -> dict[str, Any]:

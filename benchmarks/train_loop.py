@@ -1,6 +1,6 @@
 """What the training loop adds to the bare compiled train step of the same network, and what `fit` does.
 
-python -m benchmarks.train_loop [NETWORK …]
+python -m benchmarks.run train_loop [NETWORK …]
 
 The loop of `training.train` runs as it always does: batches from its pipeline (images in memory, resized and normalised), metrics,
 progress, signals. After every few of its steps it is held up while the others do as many: a train step and nothing else, compiled
@@ -11,11 +11,10 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from benchmarks.harness import Comparison, Plan, Rounds, describe, environment
-from benchmarks.table import Target, markdown_table, spread, write_files
+from benchmarks.harness import RESULTS, Comparison, Plan, Rounds, describe, environment
+from benchmarks.options import add_options, choose, chosen_plan, measured_lately
+from benchmarks.table import Target, spread, write_page
 from training.data import LabelledImages, Split
 from training.loop import Run
 from training.losses import training_loss
@@ -36,6 +36,7 @@ from training.recipe import DataRecipe, ModelRecipe, OptimizerRecipe, Recipe, Sc
 from training.run_folder import RunFolder
 from training.strategy import open_strategy
 
+TITLE = "The training loop beside a bare train step and Keras' fit, float32, CPU"
 STEP, PROCESSOR = "train step", "processor time"
 LOOP, BARE, FIT = "training.train", "bare step", "Keras fit"
 CLASSES = 10
@@ -216,65 +217,41 @@ def cells(measured: dict[str, Comparison]) -> list[list[str]]:
     return rows
 
 
-def targets(measured: dict[str, Comparison]) -> list[str]:
+def targets(measured: dict[str, Comparison]) -> list[Target]:
     """How far the loop is from the bare step, in the measure that other programs on the machine disturb least."""
+    ratios = {network: comparison.ratio(LOOP, BARE, PROCESSOR).median for network, comparison in measured.items()}
     return [
-        str(
-            Target(
-                f"{network}, processor time of {LOOP} ÷ {BARE}", comparison.ratio(LOOP, BARE, PROCESSOR).median, 1.05
-            )
-        )
-        for network, comparison in measured.items()
+        Target(f"{network}, processor time of {LOOP} ÷ {BARE}", ratio, at_most=1.05)
+        for network, ratio in ratios.items()
     ]
 
 
-def page(measured: dict[str, Comparison]) -> str:
-    """The table, how it was measured, and what was aimed at."""
+def write_results(measured: dict[str, Comparison], folder: Path = RESULTS) -> None:
+    """The table, how it was measured, what was aimed at, and every turn."""
     last = next(reversed(measured.values()))
     surroundings, versions = last.environment, ", ".join(f"{key} {value}" for key, value in last.versions[LOOP].items())
-    lines = [
-        "# The training loop beside a bare train step and Keras' fit, float32, CPU",
-        "",
-        *markdown_table(cells(measured)),
-    ]
-    lines += [
-        "",
+    how = (
         "Of one process, taking turns of a few steps. The bare step is forward, backward and update in one compiled function on a "
         "batch that is there already. The loop and `fit` take batches from the same pipeline, with images in memory, and keep loss "
         "and accuracy. Milliseconds per step, median (fastest–slowest) of the turns; ratios, median (smallest–largest), of turns "
         "next to each other. Processor time is that of all threads of the process: it hardly depends on what else the machine "
-        f"does. {surroundings['rounds']} rounds. {describe(surroundings)}; {versions}.",
-        "", *[f"* {line}" for line in targets(measured)],
-    ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+        f"does. {surroundings['rounds']} rounds. {describe(surroundings)}; {versions}."
+    )
+    networks = {name: {"versions": c.versions[LOOP], "milliseconds": c.times} for name, c in measured.items()}
+    record = {"environment": surroundings, "networks": networks}
+    write_page("train_loop", TITLE, cells(measured), how, record, targets(measured), folder=folder)
 
 
-def record(measured: dict[str, Comparison]) -> str:
-    """Every turn, as JSON."""
-    kept = {network: {"environment": c.environment, "versions": c.versions[LOOP], "milliseconds": c.times}
-            for network, c in measured.items()}  # fmt: skip
-    return json.dumps(kept, indent=1) + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_loop", description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", default=list(NETWORKS),
-                        help=f"of {', '.join(NETWORKS)} (default: all)")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=15, help="turns of everyone (default %(default)s)")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error(f"--rounds must be at least 1, not {options.rounds}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run train_loop", description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)} (default: all)")
+    add_options(parser, Plan(rounds=15))
+    options = parser.parse_args(arguments)
+    rounds = chosen_plan(options).rounds
+    networks = choose(options.networks, list(NETWORKS), parser)
+    if measured_lately("train_loop", options):
+        return
     measured: dict[str, Comparison] = {}
-    for network in options.networks:
-        if network not in NETWORKS:
-            parser.error(f"NETWORK must be one of {', '.join(NETWORKS)}, not {network!r}")
-    for network in options.networks:
-        measured[network] = compare(network, options.rounds)
-        # After every network: a run that is stopped leaves what it has measured.
-        written = write_files("train_loop", {".md": page(measured), ".json": record(measured)})
-    print(page(measured))
-    print("wrote", *written)
-
-
-if __name__ == "__main__":
-    main()
+    for network in networks:
+        measured[network] = compare(network, rounds)
+        write_results(measured)  # after every network: a run that is stopped leaves what it has measured

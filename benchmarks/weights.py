@@ -1,6 +1,6 @@
 """What published weights cost the first time and later: seconds beyond building ResNet-50, and memory beyond the network's.
 
-python -m benchmarks.weights [--rounds N]
+python -m benchmarks.run weights
 
 The checkpoint is synthetic, of the right names and shapes, and lies in a folder: downloading is not timed.
 """
@@ -10,10 +10,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness import ROOT, Plan, Summary, describe, environment
-from benchmarks.table import Target, spread, write_files
+from benchmarks.options import add_options, chosen_plan, measured_lately
+from benchmarks.table import Target, spread, write_page
 
 CHECKPOINT = "resnet50.a1_in1k.safetensors"
 MAKE = """
@@ -74,31 +76,23 @@ def measure(folder: Path) -> list[float]:
     return [float(word) for word in out.split()[-len(STEPS) :]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.weights", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="fresh processes (default %(default)s)")
-    rounds = parser.parse_args().rounds
-    if rounds < 1:
-        parser.error(f"--rounds must be at least 1, not {rounds}")
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run weights", description=__doc__.splitlines()[0])
+    add_options(parser, Plan(rounds=5))
+    options = parser.parse_args(arguments)
+    plan = chosen_plan(options)
+    if measured_lately("weights", options):
+        return
     from rich.progress import track
 
     with tempfile.TemporaryDirectory() as folder:
         run(MAKE, str(Path(folder) / CHECKPOINT))
         size = (Path(folder) / CHECKPOINT).stat().st_size
-        samples = [measure(Path(folder)) for _ in track(range(rounds), "fresh processes")]
-    lines = [f"# Weights of ResNet-50, a file of {size / 1e6:.1f} MB", "", "|  | |", "| --- | ---: |"]
-    targets = []
-    for step, figures in zip(STEPS, zip(*samples, strict=True), strict=True):
-        summary = Summary.of(figures)
-        lines.append(f"| {step} | {spread(summary)} |")
-        if step in LIMITS:
-            targets.append(Target(step, summary.median, at_most=LIMITS[step]))
-    here = environment(Plan(rounds=rounds))
-    lines += ["", f"Median (lowest–highest) of {rounds} fresh processes. {describe(here)}.", ""]
-    text = "\n".join([*lines, *[f"* {target}" for target in targets]]) + "\n"
-    print(text)
-    write_files("weights", {".md": text})
-
-
-if __name__ == "__main__":
-    main()
+        samples = [measure(Path(folder)) for _ in track(range(plan.rounds), "fresh processes")]
+    summaries = {step: Summary.of(figures) for step, figures in zip(STEPS, zip(*samples, strict=True), strict=True)}
+    targets = [Target(step, summaries[step].median, at_most=limit) for step, limit in LIMITS.items()]
+    here = environment(plan)
+    how = f"Median (lowest–highest) of {plan.rounds} fresh processes. {describe(here)}."
+    write_page("weights", f"Weights of ResNet-50, a file of {size / 1e6:.1f} MB",
+               [["", ""], *([step, spread(summary)] for step, summary in summaries.items())], how,
+               {"environment": here, "processes": samples}, targets)  # fmt: skip

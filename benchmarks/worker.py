@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_PACKAGES = ("tensorflow", "jax", "jaxlib", "keras", "torch", "triton", "timm", "numpy")
+_PACKAGES = ("tensorflow", "jax", "jaxlib", "keras", "torch", "triton", "timm", "numpy", "onnxruntime", "openvino")
 
 
 def time_calls(measure: Callable[[], Any], seconds: float) -> list[float]:

@@ -17,6 +17,7 @@ import keras
 from keras_resnets.layers import AvgPool2D, BlurPool2D, Composite, ConvNorm, Dropout, MaxPool2D
 from keras_resnets.layers.base import chain, register_layer
 from keras_resnets.layers.conv import bare_conv, require_channels_last
+from keras_resnets.network import Network as Network
 
 
 def nearest(given: object, allowed: Iterable[str]) -> str:
@@ -246,31 +247,6 @@ def stem_pool(x: Any, kind: StemPool, norm: dict[str, Any]) -> Any:
         return BlurPool2D(name="stem_blur")(x)
     ceil = kind == "max_ceil"
     return MaxPool2D(3, 2, padding=0 if ceil else 1, ceil_mode=ceil, nonnegative=True, name="stem_pool")(x)
-
-
-@keras.saving.register_keras_serializable("keras_resnets")
-class Network(keras.Model):
-    """A functional `keras.Model` that remembers which table row and which weights it is (through `.keras` files too).
-
-    Attributes:
-        variant: name of the table row, as in `list_models`.
-        weights_tag: tag of the pretrained weights that were loaded, or None.
-    """
-
-    # Defaults on the class: with a constructor of its own it would not be a functional model to Keras 3.12.
-    variant: str | None = None
-    weights_tag: str | None = None
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "variant": self.variant, "weights_tag": self.weights_tag}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Network":
-        config = dict(config)
-        variant, tag = config.pop("variant", None), config.pop("weights_tag", None)
-        network = super().from_config(config, custom_objects=custom_objects)
-        network.variant, network.weights_tag = variant, tag
-        return network
 
 
 def image_input(input_shape: Sequence[int | None] | None, input_tensor: Any, input_size: int, smallest: int) -> Any:

@@ -15,6 +15,7 @@ import keras
 from keras import ops as kops
 
 from keras_resnets import ops, xla
+from keras_resnets.padding import pad2d, pair
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -56,7 +57,9 @@ def dynamic_filter(x: Any, kernels: Any, kernel_size: Pair, strides: Pair = (1, 
         raise ValueError(f"kernels must be for {outputs} positions, or for (1, 1), not for {positions}")
     if shared and groups < channels:  # so few numbers that every channel can have its own
         kernels, groups = kops.repeat(kernels, channels // groups, axis=-1), channels
-    window = _Window(ops.pair(kernel_size), ops.pair(strides), ops.pair(dilation), groups, channels, shared)
+    window = _Window(pair(kernel_size), pair(strides), pair(dilation), groups, channels, shared)
+    if ops.is_exporting("onnx"):
+        return window.channels_first(x, kernels)
     if ops.is_exporting():
         return window.forward(x, kernels)
     return _differentiable(window)(kops.convert_to_tensor(x), kops.convert_to_tensor(kernels))
@@ -119,6 +122,24 @@ class _Window:
         terms = (view * self._tap(wide, tap) for tap, view in enumerate(self._views(_wide(x))))
         return kops.cast(self._unfolded(_total(terms, len(self.offsets)), self._size(x)), x.dtype)
 
+    def channels_first(self, x: Any, kernels: Any) -> Any:
+        """The sum for a runtime whose maps are channels first, where groups are an axis of their own for nothing."""
+        (height, width), (step_y, step_x) = self._size(x), self.strides
+        maps, weights = (kops.transpose(_wide(y), (0, 3, 1, 2)) for y in (self._padded(x), kernels))
+        if self.fold > 1:
+            maps = kops.reshape(maps, (-1, self.groups, self.channels // self.groups, *kops.shape(maps)[2:]))
+            weights = kops.expand_dims(weights, 2)  # (batch, taps * groups, 1, height, width)
+
+        def term(tap: int, offset: Pair) -> Any:
+            y, x0 = (d + far for d, far in zip(offset, self.reach, strict=True))
+            view = maps[..., y : y + (height - 1) * step_y + 1 : step_y, x0 : x0 + (width - 1) * step_x + 1 : step_x]
+            return view * weights[:, tap * self.groups : (tap + 1) * self.groups]
+
+        total = _total((term(tap, offset) for tap, offset in enumerate(self.offsets)), len(self.offsets))
+        if self.fold > 1:
+            total = kops.reshape(total, (-1, self.channels, height, width))
+        return kops.cast(kops.transpose(total, (0, 2, 3, 1)), x.dtype)
+
     def backward(self, x: Any, kernels: Any, upstream: Any) -> tuple[Any, Any]:
         """The gradients for `x` and `kernels`, given that for the sum."""
         wide = _wide(upstream)
@@ -130,8 +151,8 @@ class _Window:
         size, (step_y, step_x) = self._size(x), self.strides
         pad_y, pad_x = ((far + step - 1) // step for far, step in zip(self.reach, self.strides, strict=True))
         padding = ((pad_y, pad_y), (pad_x, pad_x))
-        upstream = self._folded(ops.pad2d(upstream, padding))
-        kernels = kernels if self.shared else ops.pad2d(kernels, padding)
+        upstream = self._folded(pad2d(upstream, padding))
+        kernels = kernels if self.shared else pad2d(kernels, padding)
 
         def term(tap: int, start: Pair) -> Any:
             weight = self._tap(kernels, tap)
@@ -196,7 +217,7 @@ class _Window:
         return [-(-size // step) for size, step in zip(_pixels(x), self.strides, strict=True)]
 
     def _padded(self, x: Any) -> Any:
-        return ops.pad2d(x, ((self.reach[0],) * 2, (self.reach[1],) * 2))
+        return pad2d(x, ((self.reach[0],) * 2, (self.reach[1],) * 2))
 
     def _folded(self, x: Any) -> Any:
         if self.fold == 1:
@@ -248,7 +269,7 @@ def _grids(x: Any, strides: Pair) -> list[list[Any]]:
         if step == 1:
             return [[x]]
         # One operator instead of strided slices, which are slow here and outside of XNNPACK.
-        x = ops.pad2d(x, tuple((0, -size % step) for size in x.shape[1:3]))
+        x = pad2d(x, tuple((0, -size % step) for size in x.shape[1:3]))
         parts = tf.split(tf.nn.space_to_depth(x, step), step * step, axis=-1)
         return [parts[row * step : (row + 1) * step] for row in range(step)]
     return [

@@ -1,18 +1,21 @@
-"""Folding batch normalisation into the convolution before it: the same function with fewer operators, for inference.
+"""Folding what is linear at inference: the same function with fewer operators.
 
-A `ConvNorm` at inference computes `gamma · (kernel * x - mean) / sqrt(variance + epsilon) + beta`. That is a convolution
-with the kernel `kernel · scale` and the bias `beta - mean · scale`, where `scale = gamma / sqrt(variance + epsilon)`. A
-normalisation without a convolution right before it (`NormAct`, in pre-activation networks) stays.
+* A `ConvNorm` computes `gamma · (kernel * x - mean) / sqrt(variance + epsilon) + beta`. That is a convolution with the kernel
+  `kernel · scale` and the bias `beta - mean · scale`, where `scale = gamma / sqrt(variance + epsilon)`.
+* A normalisation without a convolution right before it (in pre-activation networks and DenseNets) is `x · scale + offset`.
+* Two branches of two convolutions on one input, whose outputs are summed (`InceptionLikeBlock`), are one such branch of twice
+  the width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_resnets.layers import BatchNorm, Conv2D, ConvNorm
+from keras_resnets.layers import BatchNorm, Composite, Conv2D, ConvNorm
+from keras_resnets.layers.merge_and_run import InceptionLikeBlock
 
 Config = dict[str, Any]
 
@@ -20,7 +23,8 @@ Config = dict[str, Any]
 def fuse(model: keras.Model) -> keras.Model:
     """A copy of `model` that computes the same function at inference, with batch normalisation folded into convolutions.
 
-    Every `ConvNorm`, at any depth, becomes one convolution with a bias; everything else is copied. The copy has the class
+    Every `ConvNorm`, at any depth, becomes one convolution with a bias, every normalisation in another layer of this package a
+    scale and an offset, parallel branches one branch; everything else is copied. The copy has the class
     of `model` (and the `variant` and `weights_tag` of a `Network`) and is not compiled. Where nothing is left to fold it is
     an equal copy, so that fusing twice is fusing once. `model` itself is unchanged.
 
@@ -31,19 +35,13 @@ def fuse(model: keras.Model) -> keras.Model:
         ValueError: `model` has no graph of layers to rebuild: it is subclassed, or not built.
     """
     copy = _rebuilt(model, _folded)
-    units = {
-        id(layer.conv.kernel): (layer.conv, layer.norm)
-        for layer in model._flatten_layers()
-        if isinstance(layer, ConvNorm) and layer.norm is not None
-    }
-    folded = {id(weight) for unit in units.values() for layer in unit for weight in layer.weights}
-    weights: list[Any] = []
-    for weight in model.weights:
-        if id(weight) in units:
-            weights += _fold(*units[id(weight)])
-        elif id(weight) not in folded:
-            weights.append(weight)
-    copy.set_weights(weights)
+    replaced: dict[int, list[np.ndarray]] = {}  # by id of a variable: what takes its place
+    for layer in model._flatten_layers():
+        for variables, values in _replacements(layer):
+            if id(variables[0]) not in replaced:  # or a layer around this one has replaced it
+                replaced |= {id(variable): [] for variable in variables}
+                replaced[id(variables[0])] = values
+    copy.set_weights([value for weight in model.weights for value in replaced.get(id(weight), [weight])])
     return copy
 
 
@@ -55,14 +53,45 @@ def as_float32(model: keras.Model) -> keras.Model:
     return copy
 
 
+Replacement = tuple[list[Any], list[np.ndarray]]  # variables, and the values that replace the first of them
+
+
+def _replacements(layer: keras.layers.Layer) -> Iterator[Replacement]:
+    """What the variables of `layer`'s own parts become."""
+    if isinstance(layer, InceptionLikeBlock) and layer.second:
+        convs = [*layer.first, *layer.second]
+        (first, a), (last, b), (other_first, c), (other_last, d) = (_fold(unit.conv, unit.norm) for unit in convs)
+        merged = [
+            np.concatenate([first, other_first], -1),
+            np.concatenate([a, c]),
+            np.concatenate([last, other_last], -2),
+            b + d,
+        ]
+        yield [variable for unit in convs for variable in unit.weights], merged
+    elif isinstance(layer, ConvNorm) and layer.norm is not None:
+        yield layer.weights, list(_fold(layer.conv, layer.norm))
+    elif isinstance(layer, Composite):
+        for part in layer._flatten_layers(include_self=False, recursive=False):
+            if isinstance(part, BatchNorm):
+                yield part.weights, list(_scale_and_offset(part))
+
+
 def _fold(conv: Conv2D, norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias, in float64, of the convolution that equals `conv` followed by `norm`."""
-    variables = (conv.kernel, norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
-    values, gamma, beta, mean, variance = (ops.convert_to_numpy(variable).astype("float64") for variable in variables)
-    scale = gamma / np.sqrt(variance + norm.epsilon)
+    scale, offset = _scale_and_offset(norm)
     if conv.use_bias:
-        mean = mean - ops.convert_to_numpy(conv.bias).astype("float64")
-    return values * scale, beta - mean * scale
+        offset = offset + _float64(conv.bias) * scale
+    return _float64(conv.kernel) * scale, offset
+
+
+def _scale_and_offset(norm: BatchNorm) -> tuple[np.ndarray, np.ndarray]:
+    gamma, beta, mean, variance = map(_float64, (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance))
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return scale, beta - mean * scale
+
+
+def _float64(variable: Any) -> np.ndarray:
+    return ops.convert_to_numpy(variable).astype("float64")
 
 
 def _rebuilt(model: keras.Model, edit: Callable[[Config], Config]) -> keras.Model:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from benchmarks import gpu, memory, stock
+from benchmarks import gpu, stock
 from benchmarks.gpu_page import Page, Part
 from benchmarks.harness import ROOT, Comparison, Contender, Plan, Summary, compare, environment
 from benchmarks.table import Target, number, write
@@ -55,10 +55,10 @@ def test_targets_say_whether_they_are_met() -> None:
 
 def test_written_table(comparison: Comparison, tmp_path) -> None:
     comparison.times["other"] = {}
-    written = write("x", "A title", comparison, "ours", ["a remark"], tmp_path)
-    assert (
-        sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.md"] == sorted(path.name for path in written)
-    )
+    target = Target("stock ÷ ours", 35.0, at_least=20)
+    written = write("x", "A title", comparison, "ours", [target], ["a remark"], tmp_path)
+    assert [path.name for path in written] == ["x.md", "x.json", "x.svg"]
+    assert {path.name for path in tmp_path.iterdir()} == {"x.md", "x.json", "x.svg"}
     lines = (tmp_path / "x.md").read_text("utf-8").splitlines()
     assert lines[0] == "# A title"
     assert lines[2:7] == [
@@ -68,9 +68,12 @@ def test_written_table(comparison: Comparison, tmp_path) -> None:
         "| stock | 230 (200–1,000) | 35 (20–50) |",
         "| other | – | – |",
     ]
-    assert lines[-1] == "* a remark"
+    assert lines[-2:] == ["* stock ÷ ours: 35 (target: at least 20; met)", "* a remark"]
     record = json.loads((tmp_path / "x.json").read_text("utf-8"))
     assert record["milliseconds_by_round"]["ours"]["step"][0] == {"fastest": 10.0, "median": 12.0, "calls": 3}
+    assert record["targets"] == [
+        {"text": "stock ÷ ours", "measured": 35.0, "at_most": None, "at_least": 20, "headline": False, "met": True}
+    ]
 
 
 MODULE = """
@@ -166,22 +169,6 @@ def test_naive_involution_filters_every_pixel_with_its_kernel() -> None:
         np.testing.assert_array_equal(y[..., 16:], 2 * x[..., 16:])
 
 
-def test_memory_is_that_of_the_process() -> None:
-    before = memory.status("VmRSS")
-    block = np.ones(64 * memory.MIB, "uint8")
-    assert memory.status("VmRSS") - before == pytest.approx(block.nbytes, rel=0.25)
-    assert memory.status("VmHWM") >= memory.status("VmRSS")
-
-
-def test_memory_is_compared_with_the_thriftier_naive_form() -> None:
-    peaks = {memory.OURS: [30.0, 20.0, 100.0], memory.EXTRACTED: [200.0] * 3, memory.STACKED: [100.0, 90.0, 110.0]}
-    measured = memory.Measured({(1, 2, 3, 4): peaks}, PLAN)
-    (target,) = measured.targets()
-    assert target.measured == pytest.approx(0.3) and target.met and "stacked slices" in target.text
-    assert f"| {memory.OURS} | 30 (20–100) |" in measured.markdown().splitlines()
-    assert json.loads(measured.json())["mebibytes_by_round"]["1x2x3x4"][memory.OURS] == peaks[memory.OURS]
-
-
 RATES = {
     "train": [[1000.0, 1250.0], [2000.0]],
     "inference": [[500.0, 500.0], [400.0]],
@@ -221,10 +208,8 @@ def test_gpu_page_without_a_rival() -> None:
 
 def test_a_missing_rival_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "can_import", lambda _python, module: module != "timm")
-    line = gpu.rival(None, "resnet50", {}, anywhere=False)
-    assert line == "resnet50: no PyTorch row, since timm is not installed (--torch-python names another interpreter)"
-    with pytest.raises(SystemExit, match="'other' cannot import timm"):
-        gpu.rival("other", "resnet50", {}, anywhere=False)
+    line = gpu.rival(sys.executable, "resnet50", {}, anywhere=False)
+    assert line == "resnet50: no PyTorch row, since timm is not installed (--peers-python names another interpreter)"
 
 
 def test_a_missing_backend_or_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +230,22 @@ def test_gpu_program_runs_without_tensorflow(tmp_path) -> None:
     """On the CPU, on JAX, with a network that timm lacks."""
     pytest.importorskip("jax", reason="needs JAX")
     (tmp_path / "tensorflow.py").write_text("raise ImportError('hidden')")
-    options = ["--backend", "jax", "--batch", "2", "--steps", "2", "--size", "32", "--matrix", "64", "--rounds", "2"]
+    options = [
+        "--backend",
+        "jax",
+        "--batch",
+        "2",
+        "--steps",
+        "2",
+        "--size",
+        "32",
+        "--matrix",
+        "64",
+        "--rounds",
+        "2",
+        "--peers-python",
+        sys.executable,
+    ]
     command = ["-m", "benchmarks.gpu", "resnet20_cifar", *options, "--anywhere", "--folder", str(tmp_path / "results")]
     surroundings = {**os.environ, "PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     finished = subprocess.run([sys.executable, *command], env=surroundings, cwd=ROOT, capture_output=True, text=True)

@@ -1,7 +1,6 @@
 """DCDC networks: the inferred specification's sizes, RedNet as a special case, precision, exports, errors."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -11,7 +10,6 @@ import reference
 
 import keras_resnets as kr
 from keras_resnets import costs, registry
-from keras_resnets.export import run_artifact
 from keras_resnets.layers import DualComplementaryDynamicConvolution
 
 SMALL: dict[str, Any] = {
@@ -200,53 +198,6 @@ def test_output_stride_dilates(name: str, output_stride: int, dilations: list[in
     for branch in ("lsa", "gsi"):
         assert [getattr(layer, branch).dilation for layer in dynamic_layers(model)] == dilations
     assert [(v.path, v.shape) for v in model.variables] == [(v.path, v.shape) for v in plain.variables]
-
-
-@pytest.fixture(scope="module")
-def network() -> keras.Model:
-    """Four bottlenecks of both branches; its classes are equally likely on noise."""
-    keras.utils.set_random_seed(0)
-    model = with_little_kernels(kr.create_model("dcdc26", **SMALL, kernel_size_lsa=3))
-    model.get_layer("predictions").bias.assign(-model.predict(noise(64), verbose=0).mean(0))
-    return model
-
-
-def noise(count: int, seed: int = 3) -> np.ndarray:
-    """Images of different colours."""
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(count, 32, 32, 3)) + rng.normal(size=(count, 1, 1, 3))).astype("float32")
-
-
-# One convolution for the stem; in each of four blocks two 1x1, two of each branch, and a projection.
-CONVOLUTIONS = 1 + 4 * 7
-EXPORTS = [
-    ("saved_model", "net", {}, "Conv2D"),
-    ("onnx", "net.onnx", {}, "Conv"),
-    ("tflite", "net.tflite", {"batch_size": None}, "CONV_2D"),
-]
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs Keras on the TensorFlow backend")
-@pytest.mark.parametrize(("kind", "file", "options", "convolution"), EXPORTS)
-def test_exports(kind: str, file: str, options: dict[str, Any], convolution: str, network: keras.Model,
-                 tmp_path: Path) -> None:  # fmt: skip
-    """Operators outside the format's own are refused by the export; batches of other sizes than the exported one run."""
-    x = noise(7, seed=4)
-    report = kr.export(network, tmp_path / file, kind, images=x, **options)
-    assert report.relative_difference < 1e-5 and report.images_compared == 13
-    assert report.operators[convolution] == CONVOLUTIONS
-    outputs, _ = run_artifact(tmp_path / file, x, batch_size=5)
-    assert reference.distance(outputs, network.predict(x, verbose=0)) < 1e-5
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs Keras on the TensorFlow backend")
-def test_int8_export(network: keras.Model, tmp_path: Path) -> None:
-    x = noise(40, seed=4)
-    report = kr.export(network, tmp_path / "net.tflite", "tflite", quantization="int8", calibration=noise(64), images=x,
-                       tolerance=0.2, min_agreement=0.75)  # fmt: skip
-    assert report.operators["CONV_2D"] == CONVOLUTIONS and report.top1_agreement >= 0.75
-    outputs, _ = run_artifact(tmp_path / "net.tflite", x)
-    assert np.corrcoef(outputs.ravel(), network.predict(x, verbose=0).ravel())[0, 1] > 0.97
 
 
 NETWORK_ERRORS = [

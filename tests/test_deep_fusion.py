@@ -1,6 +1,5 @@
 """Deep fusion: the blocks against their formulas, what mistakes do, depths of the study, exports."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -12,7 +11,6 @@ from keras import ops
 
 import keras_resnets as kr
 from keras_resnets.costs import without_values
-from keras_resnets.export import run_artifact
 from keras_resnets.layers import BatchNorm, ConvNorm
 from keras_resnets.layers.base import chain
 from keras_resnets.layers.merge_and_run import AveragedIdentityBlock, InceptionLikeBlock, MergeAndRun
@@ -352,53 +350,3 @@ def test_two_streams_are_needed(shapes: Any) -> None:
 def test_too_small_an_image() -> None:
     with pytest.raises(ValueError, match="at least 32 x 32 pixels"):
         kr.create_model("dfn_mr50", input_shape=(31, 64, 3))
-
-
-@pytest.fixture(scope="module")
-def small() -> keras.Model:
-    """Merging with projections and with identities, and a block that joins."""
-    return with_rule_weights("dmrn32_cifar", depths=(1, 2, 2), drop_path_rate=0.1)
-
-
-# A stem; five blocks of two streams of two convolutions; projections of two streams in two stages.
-CONVOLUTIONS = 1 + 5 * 4 + 2 * 2
-TFLITE = {"CONV_2D", "PAD", "ADD", "MUL", "CONCATENATION", "SPLIT", "MEAN", "FULLY_CONNECTED"}
-
-on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow as backend")
-
-
-@on_tensorflow
-def test_saved_model(small: keras.Model, tmp_path: pathlib.Path) -> None:
-    x = images(9, 32, 32, 3)
-    report = kr.export(small, str(tmp_path / "net"), images=x)
-    assert report.operators["Conv2D"] == CONVOLUTIONS and "FusedBatchNormV3" not in report.operators
-    outputs, _ = run_artifact(tmp_path / "net", x)
-    assert reference.distance(outputs, ops.convert_to_numpy(small(x, training=False))) < 1e-5
-
-
-@on_tensorflow
-def test_tflite(small: keras.Model, tmp_path: pathlib.Path) -> None:
-    """Builtin operators in one XNNPACK partition, for any batch; then in 8-bit integers."""
-    x = images(9, 32, 32, 3)
-    expected = ops.convert_to_numpy(small(x, training=False))
-    report = kr.export(small, str(tmp_path / "net.tflite"), "tflite", images=x, batch_size=None)
-    assert set(report.operators) <= TFLITE and report.operators["CONV_2D"] == CONVOLUTIONS and report.partitions == 1
-    outputs, _ = run_artifact(tmp_path / "net.tflite", x, batch_size=4)
-    assert reference.distance(outputs, expected) < 1e-5
-
-    report = kr.export(small, str(tmp_path / "int8.tflite"), "tflite", images=x, quantization="int8", calibration=x,
-                       interface="float32", min_agreement=0.7)  # fmt: skip
-    assert set(report.operators) <= TFLITE | {"QUANTIZE", "DEQUANTIZE"}
-    outputs, _ = run_artifact(tmp_path / "int8.tflite", x)
-    assert reference.distance(outputs, expected) < 0.1
-
-
-@on_tensorflow
-def test_onnx(small: keras.Model, tmp_path: pathlib.Path) -> None:
-    pytest.importorskip("onnx", reason="the onnx package checks the file")
-    x = images(9, 32, 32, 3)
-    report = kr.export(small, str(tmp_path / "net.onnx"), "onnx", images=x)
-    assert json.loads((tmp_path / "net.onnx.report.json").read_text())["operators"] == report.operators
-    assert report.operators["Conv"] == CONVOLUTIONS
-    outputs, _ = run_artifact(tmp_path / "net.onnx", x, batch_size=4)
-    assert reference.distance(outputs, ops.convert_to_numpy(small(x, training=False))) < 1e-5

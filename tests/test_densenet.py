@@ -1,7 +1,6 @@
 """DenseNet: what the paper says about sizes, dropout, recomputation against the plain form, mistakes, exports."""
 
 import collections
-import json
 import os
 import pathlib
 import subprocess
@@ -16,27 +15,11 @@ from test_backends import other_backends, run_tests
 
 import keras_resnets as kr
 from keras_resnets.costs import without_values
-from keras_resnets.export import run_artifact
-from keras_resnets.layers import BatchNorm, Conv2D
+from keras_resnets.layers import BatchNorm, Conv2D, ScaleShift
 from keras_resnets.models.densenet import DenseLayer, DenseTransition
 
 NORM = {"epsilon": 1e-5, "momentum": 0.9}
 SMALL: dict[str, Any] = {"depths": (1, 2, 1, 2), "growth_rate": 8, "classes": 10, "input_shape": (64, 64, 3)}
-
-
-SESSION = """
-import sys
-sys.modules.update(keras=None, keras_resnets=None)
-import numpy as np, tensorflow as tf
-path, images, outputs = sys.argv[1:]
-with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-    signature = tf.compat.v1.saved_model.load(session, ["serve"], path).signature_def["predict"]
-    (output,) = signature.outputs.values()
-    np.save(outputs, session.run(output.name, {signature.inputs["image"].name: np.load(images)}))
-"""
-# The small network's: a stem, six dense layers of two, three transitions.
-CONVOLUTIONS = 1 + 6 * 2 + 3
-TFLITE = {"CONV_2D", "ADD", "MUL", "PAD", "MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "MEAN", "FULLY_CONNECTED"}
 
 
 # By name: layers with weights, as the paper counts them (densenet264 has one more than its name says), and channels of the
@@ -333,15 +316,6 @@ def test_compression_rounds_down_exactly(compression: float, channels: int, kept
     assert spec.compressed(channels) == kept
 
 
-@pytest.fixture(scope="module")
-def small() -> keras.Model:
-    """A network whose every variable matters."""
-    model = kr.create_model("densenet121", classifier_activation=None, **SMALL)
-    parameters = kr.pytorch_parameters(model).items()
-    kr.load_pytorch_weights(model, {key: reference.weight(key, to_torch(v).shape) for key, (v, to_torch) in parameters})
-    return model
-
-
 @pytest.mark.parametrize("key", ["imagenet", "dropout"])
 def test_saving(key: str, tmp_path: pathlib.Path) -> None:
     """The memory-efficient form comes back as such, and weights go from form to form."""
@@ -359,7 +333,8 @@ def test_saving(key: str, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("key", ["imagenet", "basic", "bottleneck", "dropout"])
 def test_fuse(key: str) -> None:
-    """What has a convolution before it is folded: the stem's normalisation and the second of every dense layer."""
+    """What has a convolution before it is folded, the stem's normalisation and the second of every dense layer; the others
+    become a scale and an offset."""
     for model in both_forms(key):
         for norm in model._flatten_layers():
             if isinstance(norm, BatchNorm):
@@ -367,8 +342,11 @@ def test_fuse(key: str) -> None:
         x = images(model)
         fused = kr.fuse(model)
         np.testing.assert_allclose(fused(x), model(x), rtol=1e-4, atol=1e-5)
-        norms = [sum(isinstance(layer, BatchNorm) for layer in net._flatten_layers()) for net in (model, fused)]
-        assert norms[0] - norms[1] == {"imagenet": 1 + 6, "basic": 0, "bottleneck": 5, "dropout": 5}[key]
+        norms, none, scales = (
+            sum(isinstance(layer, kind) for layer in net._flatten_layers())
+            for net, kind in ((model, BatchNorm), (fused, BatchNorm), (fused, ScaleShift))
+        )
+        assert none == 0 and norms - scales == {"imagenet": 1 + 6, "basic": 0, "bottleneck": 5, "dropout": 5}[key]
 
 
 @on_tensorflow
@@ -385,47 +363,3 @@ def test_parts_take_over_the_precision() -> None:
         outputs = keras.tree.flatten(layer(np.ones((1, 4, 4, 3), "float32"), training=True))
         assert {keras.backend.standardize_dtype(y.dtype) for y in outputs} == {"bfloat16"}
         assert layer.relu.compute_dtype == layer.dropout.compute_dtype == "bfloat16"
-
-
-@on_tensorflow
-def test_saved_model(small: keras.Model, tmp_path: pathlib.Path) -> None:
-    """TF Serving's loader runs it without Keras."""
-    x = images(small, 5)
-    report = kr.export(small, str(tmp_path / "net"), images=x)
-    assert report.operators["Conv2D"] == CONVOLUTIONS
-    np.save(tmp_path / "images.npy", x)
-    files = [str(tmp_path / name) for name in ("net", "images.npy", "outputs.npy")]
-    subprocess.run([sys.executable, "-c", SESSION, *files], check=True, cwd=tmp_path)
-    expected = keras.ops.convert_to_numpy(small(x, training=False))
-    assert reference.distance(np.load(files[2]), expected) < 1e-5
-
-
-@on_tensorflow
-def test_tflite(small: keras.Model, tmp_path: pathlib.Path) -> None:
-    """Builtin operators in one XNNPACK partition, for any batch; then in 8-bit integers."""
-    x = images(small, 9)
-    report = kr.export(small, str(tmp_path / "net.tflite"), "tflite", images=x, batch_size=None)
-    assert set(report.operators) == TFLITE
-    assert report.operators["CONV_2D"] == CONVOLUTIONS and report.partitions == 1
-    outputs, _ = run_artifact(tmp_path / "net.tflite", x, batch_size=4)
-    expected = keras.ops.convert_to_numpy(small(x, training=False))
-    assert reference.distance(outputs, expected) < 1e-5
-
-    report = kr.export(small, str(tmp_path / "int8.tflite"), "tflite", images=x, quantization="int8", calibration=x,
-                       interface="float32", min_agreement=0.7)  # fmt: skip
-    assert set(report.operators) == TFLITE | {"QUANTIZE", "DEQUANTIZE"}
-    outputs, _ = run_artifact(tmp_path / "int8.tflite", x)
-    assert reference.distance(outputs, expected) < 0.1
-
-
-@on_tensorflow
-def test_onnx(small: keras.Model, tmp_path: pathlib.Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="the onnx package reads the file")
-    x = images(small, 5)
-    report = kr.export(small, str(tmp_path / "net.onnx"), "onnx", images=x)
-    assert json.loads((tmp_path / "net.onnx.report.json").read_text())["operators"] == report.operators
-    nodes = onnx.load(tmp_path / "net.onnx").graph.node
-    assert sum(node.op_type == "Conv" for node in nodes) == CONVOLUTIONS
-    assert {node.domain for node in nodes} <= {"", "ai.onnx"}
-    outputs, _ = run_artifact(tmp_path / "net.onnx", x, batch_size=4)
-    assert reference.distance(outputs, keras.ops.convert_to_numpy(small(x, training=False))) < 1e-5

@@ -1,12 +1,16 @@
 """Folding batch normalisation: the same function, with the normalisations gone."""
 
+from pathlib import Path
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 
 import keras_resnets as kr
 from keras_resnets.fusion import as_float32
-from keras_resnets.layers import BatchNorm, ConvNorm
+from keras_resnets.layers import BatchNorm, ConvNorm, ScaleShift
+from keras_resnets.registry import find
 
 SMALL = {"input_shape": (64, 64, 3), "classes": 10, "classifier_activation": None}
 ONE_EACH = {**SMALL, "depths": (1, 1, 1, 1)}
@@ -31,8 +35,12 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
+def count(model: keras.Model, kind: type) -> int:
+    return sum(isinstance(layer, kind) for layer in model._flatten_layers())
+
+
 def norms(model: keras.Model) -> int:
-    return sum(isinstance(layer, BatchNorm) for layer in model._flatten_layers())
+    return count(model, BatchNorm)
 
 
 def folded_convolutions(model: keras.Model) -> int:
@@ -40,26 +48,71 @@ def folded_convolutions(model: keras.Model) -> int:
 
 
 @pytest.mark.parametrize(
-    "name, options, convolutions, left",
+    "name, options, convolutions, scales",
     [
         ("resnet18", {**SMALL, "drop_path_rate": 0.1}, 20, 0),
         ("resnet50d", ONE_EACH, 3 + 4 * 4, 0),
         ("resnext50_32x4d", ONE_EACH, 1 + 4 * 4, 0),
         ("seresnet50", ONE_EACH, 1 + 4 * 4, 0),
         ("skresnet50", ONE_EACH, 1 + 4 * (2 + 3 + 1), 0),  # 1x1, 1x1; two paths and the reduction; shortcut
-        ("resnetv2_50", ONE_EACH, 4 * 2, 4 + 1),  # pre-activations and the last normalisation stay
+        ("resnetv2_50", ONE_EACH, 4 * 2, 4 + 1),  # pre-activations and the last normalisation are scaled and shifted
         ("resnet20_cifar", {"classifier_activation": None}, 19, 0),
+        (
+            "diln32_cifar",
+            {"depths": (1, 1, 1), "classifier_activation": None},
+            1 + 3 * 2 + 2,
+            0,
+        ),  # two of four; shortcuts
+        ("densenet40bc_k36_cifar", {"depths": (1, 1, 1), "classifier_activation": None}, 3, 3 + 2 + 1),
     ],
 )
-def test_same_function(name: str, options: dict, convolutions: int, left: int) -> None:
+def test_same_function(name: str, options: dict, convolutions: int, scales: int) -> None:
     model = kr.create_model(name, **options)
     randomise(model)
     expected = outputs(model, model.input_shape[1])
     fused = kr.fuse(model)
     assert distance(outputs(fused, model.input_shape[1]), expected) < 1e-5
     assert (fused.variant, fused.weights_tag, fused.name) == (name, None, name)
-    assert (folded_convolutions(fused), norms(fused)) == (convolutions, left)
+    assert (folded_convolutions(fused), count(fused, ScaleShift), norms(fused)) == (convolutions, scales, 0)
     np.testing.assert_array_equal(outputs(model, model.input_shape[1]), expected)  # the original is as it was
+
+
+FAMILIES = sorted({find(name).family for name in kr.list_models()})
+SMALLER: dict[str, dict[str, Any]] = {
+    "DCDC": {"kernel_size_lsa": 3},
+    "HarDNet": {"growth": (8, 8, 8, 8), "layers": (4, 4, 2, 2), "transitions": (16, 24, 32, 48)},
+    "Inception": {"pooled": (8,), "widths": (16,)},
+    "RedNet": {"kernel_size": 3},
+}
+IN_A_FILE = ("DenseNet-CIFAR", "DILN", "PreResNet-CIFAR")  # with layers that only fused networks have
+
+
+def small(family: str) -> keras.Model:
+    """The network of the family with the fewest parameters, with as few blocks as its options allow."""
+    name = min(kr.list_models(family=family), key=lambda name: kr.model_info(name).params)
+    spec = find(name).spec
+    fewest = {"depth": 1, "depths": (1,) * len(getattr(spec, "depths", ()))}
+    options = {field: value for field, value in fewest.items() if hasattr(spec, field)} | SMALLER.get(family, {})
+    size = max(spec.smallest_input, 32)
+    return kr.create_model(name, input_shape=(size, size, 3), classes=10, classifier_activation=None, **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family: str, tmp_path: Path) -> None:
+    """The same function without normalisations; fused again, the same; also from a file."""
+    model = small(family)
+    randomise(model)
+    size = model.input_shape[1]
+    fused = kr.fuse(model)
+    computed = outputs(fused, size)
+    assert distance(computed, outputs(model, size)) < 1e-5
+    assert norms(fused) == 0 < norms(model) and len(fused.weights) < len(model.weights)
+    if family in IN_A_FILE:
+        fused.weights_tag = "tag"
+        fused.save(tmp_path / "fused.keras")
+        again = kr.fuse(keras.saving.load_model(tmp_path / "fused.keras"))
+        assert (again.variant, again.weights_tag) == (model.variant, "tag")
+        np.testing.assert_array_equal(outputs(again, size), computed)
 
 
 def test_unknown_height_and_width() -> None:

@@ -12,7 +12,6 @@ from keras.ops import convert_to_numpy
 
 import keras_resnets as kr
 from keras_resnets.costs import without_values
-from keras_resnets.export import run_artifact
 from keras_resnets.layers import BatchNorm
 from keras_resnets.models.hardnet import HarmonicBlock, harmonic_links, harmonic_widths
 
@@ -242,50 +241,6 @@ def test_mixed_precision(policy: str, rounding: float, network: keras.Model) -> 
     assert reference.distance(convert_to_numpy(model(x, training=False)), exact) <= rounding
     step = reference.train_step(model, x, np.full((4, 10), 0.25, "float32"))
     assert all(np.isfinite(array).all() for array in (step.logits, *step.gradients.values(), *step.after.values()))
-
-
-on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow as backend")
-# Two convolutions of the stem, twelve layers, four transitions; the layers' depthwise convolutions and those that halve the map.
-CONVOLUTIONS, DEPTHWISE = 2 + 12 + 4, 12 + 4
-
-
-@on_tensorflow
-def test_saved_model(network: keras.Model, tmp_path: pathlib.Path) -> None:
-    report = kr.export(network, tmp_path / "net", images=images(5))
-    assert report.operators["Conv2D"] == CONVOLUTIONS
-    assert report.operators["DepthwiseConv2dNative"] == DEPTHWISE
-    assert report.relative_difference < 1e-5
-
-
-@on_tensorflow
-def test_tflite(network: keras.Model, tmp_path: pathlib.Path) -> None:
-    """Builtin operators in one XNNPACK partition, for any batch; then in 8-bit integers."""
-    x = images(9)
-    expected = convert_to_numpy(network(x, training=False))
-    report = kr.export(network, tmp_path / "net.tflite", "tflite", images=x, batch_size=None)
-    assert (report.operators["CONV_2D"], report.operators["DEPTHWISE_CONV_2D"]) == (CONVOLUTIONS, DEPTHWISE)
-    assert set(report.operators) == {"CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "CONCATENATION", "MEAN", "FULLY_CONNECTED"}
-    assert report.partitions == 1
-    outputs, _ = run_artifact(tmp_path / "net.tflite", x, batch_size=4)
-    assert reference.distance(outputs, expected) < 1e-5
-
-    report = kr.export(network, tmp_path / "int8.tflite", "tflite", images=x, quantization="int8", calibration=x,
-                       interface="float32", min_agreement=0.7)  # fmt: skip
-    assert report.operators["DEPTHWISE_CONV_2D"] == DEPTHWISE and report.partitions == 1
-    outputs, _ = run_artifact(tmp_path / "int8.tflite", x)
-    assert reference.distance(outputs, expected) < 0.1
-
-
-@on_tensorflow
-def test_onnx(network: keras.Model, tmp_path: pathlib.Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="the onnx package reads the file")
-    x = images(5)
-    kr.export(network, tmp_path / "net.onnx", "onnx", images=x)
-    nodes = onnx.load(tmp_path / "net.onnx").graph.node
-    groups = [a.i for node in nodes if node.op_type == "Conv" for a in node.attribute if a.name == "group"]
-    assert len(groups) == CONVOLUTIONS + DEPTHWISE and sum(group > 1 for group in groups) == DEPTHWISE
-    outputs, _ = run_artifact(tmp_path / "net.onnx", x, batch_size=4)
-    assert reference.distance(outputs, convert_to_numpy(network(x, training=False))) < 1e-5
 
 
 def test_pytorch_hardnet_is_the_same_network() -> None:

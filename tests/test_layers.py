@@ -35,6 +35,7 @@ EVERY_LAYER = [
     (lambda: layers.ConvNorm(8, 3, norm={**NORM, "folded": True}, name="x"), (2, 9, 12, 8)),
     (lambda: layers.BatchNorm(1e-3, 0.95, zero_gamma=True, name="x"), (2, 9, 12, 16)),
     (lambda: layers.NormAct(NORM, name="x"), (2, 9, 12, 16)),
+    (lambda: layers.ScaleShift(name="x"), (2, 9, 12, 16)),
     (lambda: layers.MaxPool2D(3, 2, 1, ceil_mode=True, name="x"), (2, 5, 7, 16)),
     (lambda: layers.AvgPool2D((2, 3), 2, (0, 1), count_include_pad=False, name="x"), (2, 4, 6, 16)),
     (lambda: layers.BlurPool2D(5, 2, name="x"), (2, 5, 6, 16)),

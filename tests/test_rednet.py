@@ -1,6 +1,5 @@
 """RedNet: the paper's ablations, options, precision, exports, errors."""
 
-import pathlib
 import re
 from typing import Any
 
@@ -11,7 +10,6 @@ import reference
 
 import keras_resnets as kr
 from keras_resnets.costs import without_values
-from keras_resnets.export import run_artifact
 from keras_resnets.layers import Involution
 
 SMALL: dict[str, Any] = {"depths": (1, 1, 1, 1), "input_shape": (32, 32, 3), "classes": 5, "kernel_size": 3}
@@ -94,44 +92,6 @@ def test_mixed_precision(policy: str, rounding: float, network: keras.Model) -> 
     assert reference.distance(keras.ops.convert_to_numpy(model(x, training=False)), exact) <= rounding
     step = reference.train_step(model, x, np.full((4, 5), 0.25, "float32"))
     assert all(np.isfinite(array).all() for array in (step.logits, *step.gradients.values(), *step.after.values()))
-
-
-on_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="export needs Keras on the TensorFlow backend"
-)
-# In the stem two convolutions and an involution of two; in each of four blocks two and an involution, and a projection.
-CONVOLUTIONS, PRODUCTS = 4 + 4 * 5, 9 * 5
-EXPORTS = [
-    ("saved_model", "net", {}, "Conv2D", "Mul"),
-    ("onnx", "net.onnx", {}, "Conv", "Mul"),
-    ("tflite", "net.tflite", {"batch_size": None}, "CONV_2D", "MUL"),
-]
-
-
-@on_tensorflow
-@pytest.mark.parametrize(("kind", "file", "options", "convolution", "product"), EXPORTS)
-def test_exports(kind: str, file: str, options: dict[str, Any], convolution: str, product: str, network: keras.Model,
-                 tmp_path: pathlib.Path) -> None:  # fmt: skip
-    """Operators outside the format's own are refused by the export; any batch size."""
-    x = noise(7, seed=4)
-    report = kr.export(network, tmp_path / file, kind, images=x, **options)
-    assert report.relative_difference < 1e-5 and report.images_compared == 13
-    # TFLite has the normalisations after the involutions as a product and a sum.
-    assert report.operators[convolution] == CONVOLUTIONS
-    assert report.operators[product] == PRODUCTS + (5 if kind == "tflite" else 0)
-    assert kind != "tflite" or report.partitions == 1
-    outputs, _ = run_artifact(tmp_path / file, x, batch_size=5)
-    assert reference.distance(outputs, network.predict(x, verbose=0)) < 1e-5
-
-
-@on_tensorflow
-def test_int8_export(network: keras.Model, tmp_path: pathlib.Path) -> None:
-    x = noise(40, seed=4)
-    report = kr.export(network, tmp_path / "net.tflite", "tflite", quantization="int8", calibration=noise(64), images=x,
-                       min_agreement=0.7)  # fmt: skip
-    assert report.operators["CONV_2D"] == CONVOLUTIONS
-    outputs, _ = run_artifact(tmp_path / "net.tflite", x)
-    assert np.corrcoef(outputs.ravel(), network.predict(x, verbose=0).ravel())[0, 1] > 0.97
 
 
 def test_convolution_stem_has_a_name() -> None:

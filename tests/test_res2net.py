@@ -1,9 +1,5 @@
 """Res2Net: the multi-scale convolution against loops, what mistakes do, options against timm, exports."""
 
-import json
-import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import keras
@@ -12,7 +8,6 @@ import pytest
 import reference
 
 import keras_resnets as kr
-from keras_resnets.export import run_artifact
 from keras_resnets.models.res2net import MultiScaleConv, Res2NetBottleneck
 
 NORM = {"epsilon": 1e-5, "momentum": 0.9}
@@ -221,84 +216,3 @@ def test_bad_layers(arguments: dict[str, Any], message: str) -> None:
 def test_channels_must_fit() -> None:
     with pytest.raises(ValueError, match="input must have scale · width = 4 · 6 channels, not 26"):
         MultiScaleConv(6, norm=NORM).build((None, 8, 8, 26))
-
-
-@pytest.fixture(scope="module")
-def small() -> keras.Model:
-    """Both kinds of block, with groups, and every variable mattering."""
-    return with_rule_weights(
-        "res2next50", depths=(2, 1, 1, 1), base_width=2, classes=10, input_shape=(64, 64, 3), drop_path_rate=0.1
-    )
-
-
-@pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    return np.random.default_rng(5).normal(size=(9, 64, 64, 3)).astype("float32")
-
-
-SESSION = """
-import sys
-sys.modules.update(keras=None, keras_resnets=None)
-import numpy as np, tensorflow as tf
-path, images, outputs = sys.argv[1:]
-with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-    signature = tf.compat.v1.saved_model.load(session, ["serve"], path).signature_def["predict"]
-    (output,) = signature.outputs.values()
-    np.save(outputs, session.run(output.name, {signature.inputs["image"].name: np.load(images)}))
-"""
-# One stem; five blocks of two 1x1 and three 3x3 convolutions; four projections.
-CONVOLUTIONS, GROUPED = 1 + 5 * 5 + 4, 5 * 3
-TFLITE = {
-    "CONV_2D",
-    "ADD",
-    "PAD",
-    "MAX_POOL_2D",
-    "AVERAGE_POOL_2D",
-    "SPLIT",
-    "CONCATENATION",
-    "MEAN",
-    "FULLY_CONNECTED",
-}
-
-on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs TensorFlow as backend")
-
-
-@on_tensorflow
-def test_saved_model(small: keras.Model, images: np.ndarray, tmp_path: pathlib.Path) -> None:
-    """TF Serving's loader runs it without Keras; every convolution is one operator."""
-    report = kr.export(small, str(tmp_path / "net"), images=images)
-    assert report.operators["Conv2D"] == CONVOLUTIONS and "FusedBatchNormV3" not in report.operators
-    np.save(tmp_path / "images.npy", images)
-    files = [str(tmp_path / name) for name in ("net", "images.npy", "outputs.npy")]
-    subprocess.run([sys.executable, "-c", SESSION, *files], check=True, cwd=tmp_path)
-    expected = keras.ops.convert_to_numpy(small(images, training=False))
-    assert reference.distance(np.load(files[2]), expected) < 1e-5
-
-
-@on_tensorflow
-def test_tflite(small: keras.Model, images: np.ndarray, tmp_path: pathlib.Path) -> None:
-    """Builtin operators in one XNNPACK partition, for any batch; then in 8-bit integers."""
-    report = kr.export(small, str(tmp_path / "net.tflite"), "tflite", images=images, batch_size=None)
-    assert set(report.operators) == TFLITE
-    assert report.operators["CONV_2D"] == CONVOLUTIONS and report.partitions == 1
-    outputs, _ = run_artifact(tmp_path / "net.tflite", images, batch_size=4)
-    expected = keras.ops.convert_to_numpy(small(images, training=False))
-    assert reference.distance(outputs, expected) < 1e-5
-
-    report = kr.export(small, str(tmp_path / "int8.tflite"), "tflite", images=images, quantization="int8",
-                       calibration=images, interface="float32", min_agreement=0.7)  # fmt: skip
-    assert set(report.operators) == TFLITE | {"QUANTIZE", "DEQUANTIZE"}
-    outputs, _ = run_artifact(tmp_path / "int8.tflite", images)
-    assert reference.distance(outputs, expected) < 0.1
-
-
-@on_tensorflow
-def test_onnx(small: keras.Model, images: np.ndarray, tmp_path: pathlib.Path) -> None:
-    onnx = pytest.importorskip("onnx", reason="the onnx package reads the file")
-    report = kr.export(small, str(tmp_path / "net.onnx"), "onnx", images=images)
-    assert json.loads((tmp_path / "net.onnx.report.json").read_text())["operators"] == report.operators
-    nodes = onnx.load(tmp_path / "net.onnx").graph.node
-    groups = [a.i for node in nodes if node.op_type == "Conv" for a in node.attribute if a.name == "group"]
-    assert len(groups) == CONVOLUTIONS and groups.count(8) == GROUPED
-    outputs, _ = run_artifact(tmp_path / "net.onnx", images, batch_size=4)
-    assert reference.distance(outputs, keras.ops.convert_to_numpy(small(images, training=False))) < 1e-5

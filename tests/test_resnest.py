@@ -1,16 +1,13 @@
 """ResNeSt beyond the reference entries: split attention as the paper words it, placement of DropBlock, other rules, errors."""
 
-import pathlib
 import re
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-import reference
 
 import keras_resnets as kr
-from keras_resnets.export import run_artifact
 from keras_resnets.layers import DropBlock, SplitAttention
 from keras_resnets.models.resnest import ResNeStBottleneck
 
@@ -182,54 +179,6 @@ def test_zero_gamma_is_not_undone() -> None:
     gammas = {v.path: keras.ops.convert_to_numpy(v) for v in model.variables if v.path.endswith("gamma")}
     zero = {path for path, value in gammas.items() if not value.any()}
     assert zero == {f"stage{stage}_block1/conv3/norm/gamma" for stage in (1, 2, 3, 4)}
-
-
-@pytest.fixture(scope="module")
-def network() -> keras.Model:
-    """Radix and cardinality 2, one block per stage, statistics and scales away from 0 and 1."""
-    keras.utils.set_random_seed(0)
-    model = kr.create_model("resnest29_cifar", depth=1, cardinality=2, classes=5, classifier_activation=None)
-    rng = np.random.default_rng(0)
-    for variable in model.variables:
-        if variable.path.endswith(("gamma", "moving_variance")):
-            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    return model
-
-
-# One convolution for the stem, and in each of three blocks two 1x1, the splits, the attention's two, a projection.
-CONVOLUTIONS = 1 + 3 * 6
-EXPORTS = [
-    ("saved_model", {}, "", "Conv2D"),
-    ("onnx", {}, "net.onnx", "Conv"),
-    ("tflite", {}, "net.tflite", "CONV_2D"),
-    ("tflite", {"batch_size": None}, "net.tflite", "CONV_2D"),
-]
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs Keras on the TensorFlow backend")
-@pytest.mark.parametrize(("kind", "options", "file", "convolution"), EXPORTS)
-def test_exports(kind: str, options: dict[str, Any], file: str, convolution: str, network: keras.Model,
-                 tmp_path: pathlib.Path) -> None:  # fmt: skip
-    images = np.random.default_rng(1).normal(size=(7, 32, 32, 3)).astype("float32")
-    path = tmp_path / (file or "net")
-    report = kr.export(network, path, kind, images=images, **options)
-    assert report.relative_difference < 1e-5 and report.images_compared == 13
-    assert report.operators[convolution] == CONVOLUTIONS  # the grouped ones are single operators
-    assert kind != "tflite" or (report.partitions == 1 and report.operators["SOFTMAX"] == 3)
-    outputs, _ = run_artifact(path, images, batch_size=1 if kind == "tflite" and not options else 7)
-    assert reference.distance(outputs, keras.ops.convert_to_numpy(network(images))) < 1e-5
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="export needs Keras on the TensorFlow backend")
-def test_int8_export(network: keras.Model, tmp_path: pathlib.Path) -> None:
-    rng = np.random.default_rng(1)
-    calibration, images = (rng.normal(size=(count, 32, 32, 3)).astype("float32") for count in (64, 40))
-    report = kr.export(network, tmp_path / "net.tflite", "tflite", quantization="int8", calibration=calibration,
-                       images=images, tolerance=0.2, min_agreement=0.8)  # fmt: skip
-    assert report.operators["CONV_2D"] == CONVOLUTIONS and report.top1_agreement >= 0.8
-    outputs, _ = run_artifact(tmp_path / "net.tflite", images)
-    expected = keras.ops.convert_to_numpy(network(images))
-    assert np.corrcoef(outputs.ravel(), expected.ravel())[0, 1] > 0.97
 
 
 ERRORS = [

@@ -1,6 +1,7 @@
 """The benchmark of the training loop: whose time is measured, and what its page says."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -37,17 +38,20 @@ def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_page() -> None:
+def test_page(tmp_path: Path) -> None:
     times = {
         LOOP: {STEP: [[110.0], [110.0]], PROCESSOR: [[105.0], [104.0]]},
         BARE: {STEP: [[100.0], [100.0]], PROCESSOR: [[100.0], [100.0]]},
         FIT: {STEP: [[120.0], [120.0]], PROCESSOR: [[120.0], [118.0]]},
     }
     measured = {"resnet50": Comparison(times, {LOOP: {"keras": "3.0"}}, environment(Plan(2)))}
-    lines = train_loop.page(measured).splitlines()
+    train_loop.write_results(measured, tmp_path)
+    lines = (tmp_path / "train_loop.md").read_text("utf-8").splitlines()
     assert (
         "| resnet50 | 224, 4 | training.train | 110 (110–110) | 1.1 (1.1–1.1) | 104 (104–105) | 1.04 (1.04–1.05) |"
         in lines
     )
     assert lines[-1] == "* resnet50, processor time of training.train ÷ bare step: 1.04 (target: at most 1.05; met)"
-    assert json.loads(train_loop.record(measured))["resnet50"]["milliseconds"] == times
+    record = json.loads((tmp_path / "train_loop.json").read_text("utf-8"))
+    assert record["networks"]["resnet50"]["milliseconds"] == times
+    assert record["targets"][0]["measured"] == pytest.approx(1.045) and record["targets"][0]["met"]

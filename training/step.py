@@ -15,6 +15,7 @@ from keras_resnets.assembly import Network
 from keras_resnets.layers import BatchNorm, DropBlock
 from training.recipe import Recipe
 
+PACK = 2**24  # bytes of gradients that travel together: sent while others are still computed, and without a copy of all
 DRAWS = 64  # of random numbers that a layer has for itself in a step: one in each part of a batch
 
 
@@ -136,7 +137,8 @@ class Trainer:
             with tf.control_dependencies(sums):  # one part after the other: that is what saves memory
                 part = self._part_gradients(tf.identity(part_images), part_labels, factor)
             sums = [a + b for a, b in zip(sums, part, strict=True)] if sums else part
-        sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        packs = tf.distribute.experimental.CommunicationOptions(bytes_per_pack=PACK)
+        sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, sums, packs)
         finite = tf.constant(True)
         if self.loss_scale is not None:
             sums = [gradient / factor for gradient in sums]

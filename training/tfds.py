@@ -1,6 +1,7 @@
 """Datasets of tensorflow-datasets that are prepared on this machine. Nothing is downloaded here."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,24 @@ def open_tfds(name: str, recipe: DataRecipe) -> tuple[Part, Part, tuple[str, ...
         return train, _in_memory(builder, test, keys), names
     chosen = held_out(train.labels, names, recipe.test_fraction, recipe.split_seed)
     return train.only(~chosen), train.only(chosen), names
+
+
+def open_split(name: str, wanted: Sequence[str] = TEST_SPLITS) -> tuple[Part, tuple[str, ...], str]:
+    """The first of the `wanted` splits that the dataset `name` has, the names of the classes, and what to call it.
+
+    Raises:
+        ValueError: as `open_tfds` does, or it has none of them.
+    """
+    builder = _builder(name)
+    keys, splits = _keys(builder), builder.info.splits  # empty for made-up data, which have any split
+    split = next((split for split in wanted if not splits or split in splits), None)
+    if split is None:
+        raise ValueError(
+            f"data.source: {_title(builder)} has no split {' or '.join(wanted)}: {nearest(wanted[0], splits)}"
+        )
+    large = bool(splits) and splits[split].num_bytes > IN_MEMORY
+    part = (_records if large else _in_memory)(builder, split, keys)
+    return part, tuple(builder.info.features[keys[1]].names), f"{_title(builder)} {split}"
 
 
 def _builder(name: str) -> Any:

@@ -1,6 +1,7 @@
 """From model to proven artifact: fold, convert, run elsewhere, compare, and only then put it where it was asked for."""
 
 import dataclasses
+import errno
 import importlib.util
 import json
 import os
@@ -13,17 +14,19 @@ import keras
 import numpy as np
 
 from keras_resnets.assembly import nearest
-from keras_resnets.export.base import Exporter, ExportError, only_output
+from keras_resnets.export.base import Arrays, Exporter, ExportError, Probe, outputs_as_arrays
 from keras_resnets.export.onnx import OnnxExporter
-from keras_resnets.export.report import Comparison, ExportReport, compare, report_path
-from keras_resnets.export.runtimes import ArtifactError, inspect_artifact
+from keras_resnets.export.photos import real_images
+from keras_resnets.export.proof import Limits, prove, store
+from keras_resnets.export.report import ExportReport, artifact_files, digest, proof_path, report_path
+from keras_resnets.export.runtimes import ArtifactError
 from keras_resnets.export.saved_model import SavedModelExporter
 from keras_resnets.export.tflite import TFLiteExporter
 from keras_resnets.fusion import as_float32, fuse
-from keras_resnets.registry import find
 
 FORMATS: dict[str, type[Exporter]] = {"saved_model": SavedModelExporter, "tflite": TFLiteExporter, "onnx": OnnxExporter}
-_COMPARED_BATCH = 4  # with six random images the last batch is smaller: that any batch size works is part of the proof
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # which TensorFlow tells in words only
 
 
 def export(model: keras.Model, path: str | os.PathLike, format: str = "saved_model", **options: Any) -> ExportReport:
@@ -34,13 +37,13 @@ def export(model: keras.Model, path: str | os.PathLike, format: str = "saved_mod
     written as `report.json` into a SavedModel's directory, as `<path>.report.json` beside a file.
 
     Args:
-        model: functional or sequential, with one input and one output.
+        model: functional or sequential, with one input.
         path: directory to make for "saved_model"; file ending in ".tflite" or ".onnx". Its parent directory must exist.
         format: "saved_model", "tflite" or "onnx".
-        **options: of all formats: `images` (real inputs as the model takes them, compared beside random ones), `tolerance`
-            (largest accepted relative difference, 1e-4), `min_agreement` (smallest accepted top-1 agreement, 0),
-            `overwrite` (False). Of "tflite": `quantization` (None, "float16" or "int8"), `calibration` and `interface` (for
-            int8), `batch_size` (1), see `TFLiteExporter`. Of "onnx": `opset` (17).
+        **options: of all formats: `images` (real inputs as the model takes them, compared beside random ones; by default
+            photographs), `tolerance` (largest accepted relative difference), `min_agreement` (smallest accepted top-1
+            agreement), `overwrite` (False), `labels` and `preprocessing` (by default those of the weights). More are those of
+            the format: the attributes of `SavedModelExporter`, `TFLiteExporter` and `OnnxExporter`.
 
     Raises:
         ValueError: an argument is not allowed; the message says what is.
@@ -49,22 +52,24 @@ def export(model: keras.Model, path: str | os.PathLike, format: str = "saved_mod
     """
     exporter = _exporter(format, options)
     _check_environment(exporter, format)
-    target = Path(path)
-    _check_target(target, exporter)
+    target = exporter.target(Path(path))
+    _check_target(Path(path), target, exporter)
     _check_model(model)
-    exporter.prepare(model)
+    model = exporter.prepare(model)
     plain = as_float32(model) if any(layer.compute_dtype != "float32" for layer in model._flatten_layers()) else model
     inputs = _inputs(model, exporter)
-    reference = _reference(plain, inputs)
+    probes = exporter.probes(plain, inputs, _reference(plain, inputs))
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=_existing(target.parent)) as folder:
             artifact = Path(folder, target.name)
             _convert(exporter, fuse(plain), artifact, format)
-            report = _prove(model, target, format, exporter, artifact, inputs, reference)
-            _publish(report, artifact, target)
+            report = _proven(model, target, format, exporter, artifact, probes, len(inputs))
+            exporter.finish(report, artifact, target)
+            published = _publish(report, probes, artifact, target)
+        exporter.published(target)
+        return published
     except OSError as error:
         raise ExportError(f"path {os.fspath(path)!r} cannot be written: {error}") from error
-    return report
 
 
 def _exporter(format: str, options: dict[str, Any]) -> Exporter:
@@ -90,44 +95,40 @@ def _check_environment(exporter: Exporter, format: str) -> None:
         raise ExportError(f"format {format!r} needs {', '.join(missing)}: pip install 'keras-resnets[export]'")
 
 
-def _check_target(target: Path, exporter: Exporter) -> None:
-    if exporter.suffix and target.suffix != exporter.suffix:
-        raise ValueError(f"path must end in {exporter.suffix!r}, not {os.fspath(target)!r}")
-    if not exporter.suffix and target.suffix in {kind.suffix for kind in FORMATS.values() if kind.suffix}:
-        raise ValueError(f"path {os.fspath(target)!r} is a directory's here: name it without {target.suffix!r}")
-    if not target.parent.is_dir():
-        raise ValueError(f"path {os.fspath(target)!r} is in a directory that does not exist")
+def _check_target(path: Path, target: Path, exporter: Exporter) -> None:
+    if exporter.suffix and path.suffix != exporter.suffix:
+        raise ValueError(f"path must end in {exporter.suffix!r}, not {os.fspath(path)!r}")
+    if not exporter.suffix and path.suffix in {kind.suffix for kind in FORMATS.values() if kind.suffix}:
+        raise ValueError(f"path {os.fspath(path)!r} is a directory's here: name it without {path.suffix!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"path {os.fspath(path)!r} is in a directory that does not exist")
     if target.exists() and not exporter.overwrite:
         raise ValueError(f"path {os.fspath(target)!r} exists: give overwrite=True to replace it")
 
 
+def _existing(folder: Path) -> Path:
+    return folder if folder.is_dir() else _existing(folder.parent)
+
+
 def _check_model(model: keras.Model) -> None:
     inputs, outputs = (getattr(model, name, None) or [] for name in ("inputs", "outputs"))
-    if not isinstance(model, keras.Model) or len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError("model must be a functional or sequential keras.Model with one input and one output, not "
-                         f"{type(model).__name__} with {len(inputs)} and {len(outputs)}")  # fmt: skip
+    if not isinstance(model, keras.Model) or len(inputs) != 1 or not outputs:
+        raise ValueError("model must be a functional or sequential keras.Model with one input, not "
+                         f"{type(model).__name__} with {len(inputs)}")  # fmt: skip
 
 
 def _inputs(model: keras.Model, exporter: Exporter) -> np.ndarray:
     """The real images, then seeded random ones of the same size."""
-    shape, dtype = model.inputs[0].shape[1:], np.dtype(model.inputs[0].dtype)
-    real = np.empty((0, *(size or 0 for size in shape)), dtype) if exporter.images is None else exporter.images
-    if None in shape and len(real):
-        shape = real.shape[1:]
-    elif None in shape:
-        if getattr(model, "variant", None) is None:
-            raise ValueError(f"images must be given for a model of unknown height and width, {tuple(shape)}")
-        shape = tuple(size or find(model.variant).input_size for size in shape)
-        real = real.reshape(0, *shape)
+    real = real_images(model) if exporter.images is None else exporter.images
+    shape = tuple(size or given for size, given in zip(model.inputs[0].shape[1:], real.shape[1:], strict=True))
     generator, count = np.random.default_rng(0), (exporter.random_images, *shape)
-    random = generator.integers(0, 256, count) if dtype.kind in "iu" else generator.normal(size=count)
-    return np.concatenate([real, random.astype(dtype)])
+    random = generator.integers(0, 256, count) if real.dtype.kind in "iu" else generator.normal(size=count)
+    return np.concatenate([real, random.astype(real.dtype)])
 
 
-def _reference(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    batches = np.split(inputs, range(32, len(inputs), 32))
-    outputs = np.concatenate([keras.ops.convert_to_numpy(only_output(model, batch)) for batch in batches])
-    if not np.isfinite(outputs).all():
+def _reference(model: keras.Model, inputs: np.ndarray) -> Arrays:
+    outputs = outputs_as_arrays(model, inputs)
+    if not all(np.isfinite(values).all() for values in outputs.values()):
         raise ExportError("the model's own outputs are not finite: there is nothing to prove the export with")
     return outputs
 
@@ -138,23 +139,19 @@ def _convert(exporter: Exporter, model: keras.Model, artifact: Path, format: str
     except OSError:
         raise
     except Exception as error:  # converters raise what they like
+        if any(os.strerror(number) in str(error) for number in _DISK_FULL):
+            raise OSError(str(error)) from error
         raise ExportError(f"the model cannot be converted to {format}: {error}") from error
 
 
-def _prove(model: keras.Model, target: Path, format: str, exporter: Exporter, artifact: Path, inputs: np.ndarray,
-           reference: np.ndarray) -> ExportReport:  # fmt: skip
+def _proven(model: keras.Model, target: Path, format: str, exporter: Exporter, artifact: Path, probes: list[Probe],
+            images: int) -> ExportReport:  # fmt: skip
     """The report of `artifact`; ExportError unless it runs, and runs within the limits."""
     try:
-        outputs, facts = inspect_artifact(artifact, inputs, _COMPARED_BATCH, 1)
+        proof = prove(artifact, probes, Limits(exporter.tolerance, exporter.min_agreement, exporter.floating), format)
     except ArtifactError as error:
-        raise ExportError(str(error)) from error
-    if outputs is None or facts.latency_ms is None:
-        raise ExportError(f"the {format} file was refused: " + "; ".join(facts.problems))
-    if outputs.shape != reference.shape:
-        raise ExportError(f"the {format} file computes outputs of shape {outputs.shape}, the model {reference.shape}")
-    comparison = compare(reference, outputs, logarithms=exporter.floating)
-    _check_limits(comparison, exporter, format)
-    files = [artifact] if artifact.is_file() else [file for file in artifact.rglob("*") if file.is_file()]
+        raise ExportError(f"the {format} file was refused: {error}") from error
+    assert proof.facts.latency_ms is not None
     return ExportReport(
         path=os.fspath(target),
         format=format,
@@ -162,35 +159,33 @@ def _prove(model: keras.Model, target: Path, format: str, exporter: Exporter, ar
         weights_tag=getattr(model, "weights_tag", None),
         input_shape=tuple(model.inputs[0].shape),
         options=_own_options(exporter),
-        size_bytes=sum(file.stat().st_size for file in files),
-        latency_ms=facts.latency_ms,
-        real_images=len(inputs) - exporter.random_images,
+        size_bytes=0,
+        latency_ms=proof.facts.latency_ms,
+        real_images=images - exporter.random_images,
         random_images=exporter.random_images,
-        **dataclasses.asdict(comparison),
+        **dataclasses.asdict(proof.main),
+        signatures=proof.signatures(),
         tolerance=exporter.tolerance,
         min_agreement=exporter.min_agreement,
-        operators=facts.operators,
-        partitions=facts.partitions,
-        environment=_environment() | facts.versions,
+        operators=proof.facts.operators,
+        partitions=proof.facts.partitions,
+        sha256="",
+        environment=_environment() | proof.facts.versions,
     )
 
 
-def _check_limits(comparison: Comparison, exporter: Exporter, format: str) -> None:
-    """Written so that a difference that is not a number is refused as well."""
-    relative, agreement = comparison.relative_difference, comparison.top1_agreement
-    if exporter.tolerance is not None and not relative <= exporter.tolerance:
-        raise ExportError(f"the {format} file differs from the model by {relative:.2g} of the largest value of its "
-                          f"{comparison.compared}, more than tolerance={exporter.tolerance:.2g}")  # fmt: skip
-    if exporter.min_agreement and (agreement is None or not agreement >= exporter.min_agreement):
-        raise ExportError(f"the {format} file has the model's top-1 class on {agreement} of the images, less than "
-                          f"min_agreement={exporter.min_agreement}")  # fmt: skip
-
-
 def _own_options(exporter: Exporter) -> dict[str, Any]:
-    """The format's own options, arrays of images as their number."""
+    """The format's own options, arrays of images as their number, layers as their configuration."""
     common = {field.name for field in dataclasses.fields(Exporter)}
-    values = {name: value for name, value in vars(exporter).items() if name not in common}
-    return {name: len(value) if isinstance(value, np.ndarray) else value for name, value in values.items()}
+    names = [field.name for field in dataclasses.fields(exporter) if field.init and field.name not in common]
+    values = {name: getattr(exporter, name) for name in names}
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return len(value)
+    return value.get_config() if isinstance(value, keras.layers.Layer) else value
 
 
 def _environment() -> dict[str, str]:
@@ -207,12 +202,19 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _publish(report: ExportReport, artifact: Path, target: Path) -> None:
-    """Moves the artifact and its report to where they belong; what they replace is deleted with the working directory."""
-    proof = report_path(artifact)
-    proof.write_text(json.dumps(report.to_dict(), indent=2) + "\n", "utf-8")
-    for made in [artifact] if artifact.is_dir() else [proof, artifact]:
-        destination = target.with_name(made.name)
+def _publish(report: ExportReport, probes: list[Probe], artifact: Path, target: Path) -> ExportReport:
+    """Moves the artifact, its report and its proof to where they belong, the artifact last; what they replace is deleted
+    with the working directory."""
+    report = dataclasses.replace(
+        report, size_bytes=sum(file.stat().st_size for file in artifact_files(artifact)), sha256=digest(artifact)
+    )
+    store(artifact, probes, proof_path(artifact))
+    report_path(artifact).write_text(json.dumps(report.to_dict(), indent=2) + "\n", "utf-8")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    made = [artifact] if artifact.is_dir() else [proof_path(artifact), report_path(artifact), artifact]
+    for file in made:
+        destination = target.with_name(file.name)
         if destination.exists():
-            destination.rename(made.with_name(f"{made.name}.replaced"))
-        made.rename(destination)
+            destination.rename(file.with_name(f"{file.name}.replaced"))
+        file.rename(destination)
+    return report

@@ -1,6 +1,7 @@
 """The proof that an artifact computes what its model computes, as figures."""
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """How far an artifact's outputs are from the Keras model's; the attributes are those of `ExportReport`."""
+    """How far one output of an artifact is from the Keras model's; the attributes are those of `ExportReport`.
+
+    Whole numbers and strings are `compared` by "equality": their relative difference is the fraction that differs.
+    """
 
     max_abs_difference: float
     relative_difference: float
@@ -38,9 +42,12 @@ class ExportReport:
         compared: "outputs"; or "log-probabilities" where the outputs are float probabilities: a saturated softmax hides
             differences, its logarithm does not.
         top1_agreement: fraction of images with the same largest output; None unless the output is `(batch, classes)`.
+            These four are of the artifact's main function; of several outputs, of the one that differs most.
+        signatures: the same four of every output of every function, as `{signature: {output: {…}}}`.
         tolerance, min_agreement: limits of `relative_difference` and `top1_agreement`.
         operators: how often each operator occurs.
         partitions: of TFLite's XNNPACK delegate, 1 being best; None for other formats.
+        sha256: of the artifact, see `digest`.
         environment: versions of the packages that took part, and the machine.
     """
 
@@ -58,10 +65,12 @@ class ExportReport:
     relative_difference: float
     compared: str
     top1_agreement: float | None
+    signatures: dict[str, dict[str, dict[str, Any]]]
     tolerance: float | None
     min_agreement: float
     operators: dict[str, int]
     partitions: int | None
+    sha256: str
     environment: dict[str, str]
 
     @property
@@ -97,12 +106,46 @@ class ExportReport:
 
 def report_path(artifact: str | os.PathLike) -> Path:
     """Where the report of an artifact lies: inside a directory, beside a file."""
-    path = Path(artifact)
-    return path / "report.json" if path.is_dir() else path.with_name(path.name + ".report.json")
+    return _companion(Path(artifact), "report.json")
 
 
-def compare(reference: np.ndarray, outputs: np.ndarray, logarithms: bool) -> Comparison:
-    """How far `outputs` are from `reference`; with `logarithms`, probabilities are compared as such."""
+def proof_path(artifact: str | os.PathLike) -> Path:
+    """Where the inputs and outputs lie with which the proof can be repeated."""
+    return _companion(Path(artifact), "proof.npz")
+
+
+def _companion(artifact: Path, name: str) -> Path:
+    return artifact / name if artifact.is_dir() else artifact.with_name(f"{artifact.name}.{name}")
+
+
+def artifact_files(artifact: Path) -> list[Path]:
+    """The files that make up an artifact, without its report and proof, sorted."""
+    if artifact.is_file():
+        return [artifact]
+    own = (report_path(artifact), proof_path(artifact))
+    return sorted(file for file in artifact.rglob("*") if file.is_file() and file not in own)
+
+
+def digest(artifact: Path) -> str:
+    """SHA-256 of a file; of a directory that of its files' paths and digests, in order."""
+    if artifact.is_file():
+        sha256 = hashlib.sha256()
+        with artifact.open("rb") as file:
+            while part := file.read(1 << 20):
+                sha256.update(part)
+        return sha256.hexdigest()
+    lines = [f"{digest(file)}  {file.relative_to(artifact).as_posix()}\n" for file in artifact_files(artifact)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def compare(reference: np.ndarray, outputs: np.ndarray, logarithms: bool = True) -> Comparison:
+    """How far `outputs` are from `reference`; with `logarithms`, probabilities are compared as such.
+
+    A difference that is not a number stays one, and exceeds every limit that is written as "not less or equal".
+    """
+    if reference.dtype.kind != "f":
+        differing = float(np.mean(outputs != reference)) if outputs.shape == reference.shape else 1.0
+        return Comparison(differing, differing, "equality", None)
     reference, outputs = reference.astype("float64"), outputs.astype("float64")
     agreement = float(np.mean(outputs.argmax(-1) == reference.argmax(-1))) if reference.ndim == 2 else None
     difference, compared = float(np.max(np.abs(outputs - reference))), "outputs"

@@ -6,7 +6,7 @@ from keras_resnets.layers.conv import Conv2D, ConvNorm
 from keras_resnets.layers.dynamic import DualComplementaryDynamicConvolution
 from keras_resnets.layers.inception import InceptionModule
 from keras_resnets.layers.involution import Involution
-from keras_resnets.layers.norm import BatchNorm, NormAct
+from keras_resnets.layers.norm import BatchNorm, NormAct, ScaleShift
 from keras_resnets.layers.pooling import AvgPool2D, BlurPool2D, MaxPool2D
 from keras_resnets.layers.regularization import DropBlock, Dropout, StochasticDepth
 from keras_resnets.layers.split_attention import SplitAttention
@@ -26,6 +26,7 @@ __all__ = [
     "Involution",
     "MaxPool2D",
     "NormAct",
+    "ScaleShift",
     "SelectiveKernel",
     "SplitAttention",
     "SqueezeExcitation",

@@ -26,6 +26,11 @@ def gate_dtype(x: Any) -> str:
     return keras.backend.result_type(x.dtype, "float32")
 
 
+def softmax_of_two(a: Any, b: Any) -> list[Any]:
+    """The softmax over two logits, which in 8 bits phones compute faster as sigmoids."""
+    return [ops.sigmoid(a - b), ops.sigmoid(b - a)]
+
+
 @register_layer
 class SqueezeExcitation(Composite):
     """Per-channel gate from globally pooled features (Hu et al., 2018, arXiv 1709.01507, section 3).
@@ -140,7 +145,12 @@ class SelectiveKernel(Composite):
         maps = [path(part) for path, part in zip(self.paths, inputs, strict=True)]
         pooled = ops.mean(sum(maps), axis=(1, 2), keepdims=True)
         logits = ops.cast(chain([self.reduce, self.select], pooled), gate_dtype(x))
-        # (batch, 1, 1, paths · filters), path-major, to (batch, 1, paths, filters).
-        weights = ops.softmax(ops.reshape(logits, (-1, 1, len(maps), self.filters)), axis=2)
-        weights = ops.split(ops.cast(weights, maps[0].dtype), len(maps), axis=2)
+        weights = [ops.cast(weight, maps[0].dtype) for weight in self._weights(logits)]
         return sum(feature * weight for feature, weight in zip(maps, weights, strict=True))
+
+    def _weights(self, logits: Any) -> Sequence[Any]:
+        """The weights of each path, `(batch, 1, 1, filters)`, from `(batch, 1, 1, paths · filters)`, path-major."""
+        if len(self.paths) == 2:
+            return softmax_of_two(*ops.split(logits, 2, axis=-1))
+        weights = ops.softmax(ops.reshape(logits, (-1, 1, len(self.paths), self.filters)), axis=2)
+        return ops.split(weights, len(self.paths), axis=2)

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops as kops
 
 from keras_resnets import ops
 from keras_resnets.layers.base import Composite, Shape, register_layer
 from keras_resnets.layers.norm import BatchNorm
+from keras_resnets.padding import pair, standardize_padding, window_output_shape
 
 
 def he_fan_out() -> keras.initializers.Initializer:
@@ -39,15 +41,20 @@ class Conv2D(keras.layers.Conv2D):
                  groups: int = 1, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, kernel_size, strides=strides, data_format=data_format, groups=groups, **kwargs)
         require_channels_last(self.data_format)
-        self.dilation_rate = ops.pair(dilation_rate)
-        self.padding = ops.standardize_padding(padding, self.kernel_size, self.dilation_rate)
+        self.dilation_rate = pair(dilation_rate)
+        self.padding = standardize_padding(padding, self.kernel_size, self.dilation_rate)
         self.supports_jit = groups == 1 or ops.xla_has_fast_groups()
 
-    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        return ops.conv2d(inputs, kernel, self.strides, self.padding, self.dilation_rate, self.groups)
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        y = ops.conv2d(
+            inputs, self.kernel, self.strides, self.padding, self.dilation_rate, self.groups, training=bool(training)
+        )
+        if self.use_bias:
+            y = kops.add(y, kops.reshape(self.bias, (1, 1, 1, self.filters)))
+        return y if self.activation is None else self.activation(y)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        size = ops.window_output_shape(input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate)
+        size = window_output_shape(input_shape, self.kernel_size, self.strides, self.padding, self.dilation_rate)
         return (input_shape[0], *size, self.filters)
 
 

@@ -19,7 +19,7 @@ from keras_resnets.layers.attention import gate_dtype
 from keras_resnets.layers.base import Composite, Shape, chain, register_layer
 from keras_resnets.layers.conv import ConvNorm
 from keras_resnets.layers.involution import Involution, KernelSpan
-from keras_resnets.ops import pair
+from keras_resnets.padding import pair
 
 KernelNorm = Literal["none", "filter_norm", "softmax"]
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
-from keras import ops as kops
 
 from keras_resnets.layers.base import Composite, Shape, chain, register_layer
 from keras_resnets.layers.conv import ConvNorm
 from keras_resnets.layers.pooling import AvgPool2D, MaxPool2D
+from keras_resnets.lowering import concatenate
 
 # A convolution (filters, kernel_size[, strides[, padding]]), a pool, or branches of its own.
 Step = Sequence[Any] | Literal["avg", "max"] | Mapping[str, Any]
@@ -87,4 +87,4 @@ class InceptionModule(Composite):
 
     def call(self, x: Any) -> Any:
         outputs = [chain(layers, x) for layers in self.chains]
-        return outputs[0] if len(outputs) == 1 else kops.concatenate(outputs, axis=-1)
+        return concatenate(outputs)

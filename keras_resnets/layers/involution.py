@@ -11,6 +11,7 @@ from keras_resnets.dynamic_filter import dynamic_filter
 from keras_resnets.layers.base import Composite, Shape, chain, register_layer
 from keras_resnets.layers.conv import Conv2D, ConvNorm, he_fan_out
 from keras_resnets.layers.pooling import AvgPool2D
+from keras_resnets.padding import pair
 
 
 @register_layer
@@ -34,9 +35,9 @@ class KernelSpan(Conv2D):
         ours = {"taps": self.taps, "groups_of_channels": self.groups_of_channels}
         return {key: value for key, value in config.items() if key not in unused} | ours
 
-    def call(self, x: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         kernel, bias = (self._tap_major(variable) for variable in (self.kernel, self.bias))
-        return kops.add(ops.conv2d(x, kernel), bias)
+        return kops.add(ops.conv2d(inputs, kernel, training=bool(training)), bias)
 
     def _tap_major(self, weights: Any) -> Any:
         """The same weights with the last axis in the order (tap, group) instead of (group, tap)."""
@@ -112,5 +113,5 @@ class Involution(Composite):
         return chain(self.branches()[0], x)
 
     def call(self, x: Any) -> Any:
-        pairs = (ops.pair(size) for size in (self.kernel_size, self.strides, self.dilation))
+        pairs = (pair(size) for size in (self.kernel_size, self.strides, self.dilation))
         return dynamic_filter(x, self.kernels(x), *pairs)

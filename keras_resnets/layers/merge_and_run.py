@@ -42,10 +42,15 @@ class _TwoBranches(Composite):
         self.filters, self.strides, self.norm, self.line_names = filters, strides, norm, lines
         # A branch with nothing beside it is all there is, and never dropped.
         self.drop_path = StochasticDepth(drop_path if lines else 0.0, name="drop_path")
-        self.first, self.second = (
-            _branch(name, filters, width, strides, norm, zero_gamma, dilation=dilation) for name in ("first", "second")
-        )
+        self.first, self.second = self.make_branches(filters, width, strides, norm, zero_gamma, dilation)
         self.lines: list[list[keras.layers.Layer]] = []
+
+    def make_branches(self, filters: int, width: int | None, strides: int, norm: dict[str, Any], zero_gamma: bool,
+                      dilation: int) -> Sequence[list[keras.layers.Layer]]:  # fmt: skip
+        """The layers of both branches."""
+        return [
+            _branch(name, filters, width, strides, norm, zero_gamma, dilation=dilation) for name in ("first", "second")
+        ]
 
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
         return [self.first, self.second, *self.lines]
@@ -64,6 +69,8 @@ class _TwoBranches(Composite):
 class InceptionLikeBlock(_TwoBranches):
     """`ReLU(x + first(x) + second(x))`, both branches two 3x3 convolutions.
 
+    Folded, both are one branch: its first convolution makes the maps of both, its second one sums over them.
+
     Input `(batch, height, width, channels)`, output `(batch, ⌈height/strides⌉, ⌈width/strides⌉, filters)`.
 
     Args:
@@ -79,8 +86,20 @@ class InceptionLikeBlock(_TwoBranches):
                  zero_gamma: bool = False, drop_path: float = 0.0, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(filters, None, strides, norm, zero_gamma, drop_path, ["shortcut"] * identity, **kwargs)
 
+    def make_branches(self, filters: int, width: int | None, strides: int, norm: dict[str, Any], zero_gamma: bool,
+                      dilation: int) -> Sequence[list[keras.layers.Layer]]:  # fmt: skip
+        if not norm.get("folded"):
+            return super().make_branches(filters, width, strides, norm, zero_gamma, dilation)
+        first = ConvNorm(2 * filters, 3, strides, activation="relu", norm=norm, name="both_conv1")
+        return [first, ConvNorm(filters, 3, norm=norm, name="both_conv2")], []
+
+    def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:
+        return [self.first, *([self.second] if self.second else []), *self.lines]
+
     def call(self, x: Any) -> Any:
-        y = self.drop_path(chain(self.first, x)) + self.drop_path(chain(self.second, x))
+        y = self.drop_path(chain(self.first, x))
+        if self.second:
+            y += self.drop_path(chain(self.second, x))
         return kops.relu(sum((chain(line, x) for line in self.lines), y))
 
 

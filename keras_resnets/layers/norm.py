@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops as kops
 
-from keras_resnets import ops
+from keras_resnets import lowering, ops
 from keras_resnets.layers.base import Composite, Shape, register_layer
 
 
@@ -40,8 +40,10 @@ class BatchNorm(keras.layers.BatchNormalization):
                 x, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon, training
             )
             if training:
-                count = kops.cast(kops.size(x) // x.shape[-1], variance.dtype)
-                self._update(mean, variance * ((count - 1) / count) if self.biased_variance else variance)
+                if self.biased_variance:
+                    count = kops.cast(kops.size(x) // x.shape[-1], variance.dtype)
+                    variance = variance * ((count - 1) / count)
+                self._update(mean, variance)
             return y
         wide = kops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         mean, variance = self.moving_mean, self.moving_variance
@@ -68,18 +70,46 @@ class BatchNorm(keras.layers.BatchNormalization):
 
 
 @register_layer
+class ScaleShift(keras.layers.Layer):
+    """`x · scale + offset` by channel: what is left of a batch normalisation at inference.
+
+    Input and output `(batch, height, width, channels)`. `keras_resnets.fuse` puts it in the place of normalisations that do not
+    follow a convolution.
+    """
+
+    def build(self, input_shape: Shape) -> None:
+        self.scale = self.add_weight((input_shape[-1],), initializer="ones", name="scale")
+        self.offset = self.add_weight((input_shape[-1],), initializer="zeros", name="offset")
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def call(self, x: Any) -> Any:
+        if ops.is_exporting() or ops.has_fast_depthwise(x):
+            return lowering.scale_and_shift(x, self.scale, self.offset)
+        dtype = keras.backend.result_type(x.dtype, "float32")
+        scale, offset = (kops.cast(weight, dtype) for weight in (self.scale, self.offset))
+        return kops.cast(kops.cast(x, dtype) * scale + offset, x.dtype)
+
+
+def normalization(norm: dict[str, Any], name: str) -> BatchNorm | ScaleShift:
+    """A batch normalisation without a convolution right before it, from the keyword arguments of `BatchNorm`; with
+    `{"folded": True}` in them what `keras_resnets.fuse` makes of it."""
+    return ScaleShift(name=name) if norm.get("folded") else BatchNorm(**norm, name=name)
+
+
+@register_layer
 class NormAct(Composite):
     """Batch normalisation, then an activation: the pre-activation of ResNet v2. Shape unchanged.
 
     Args:
-        norm: keyword arguments of `BatchNorm`; "folded" is ignored, there is no convolution before it to fold into.
+        norm: keyword arguments of `BatchNorm`; see `normalization`.
         activation: name of a Keras activation, or None.
     """
 
     def __init__(self, norm: dict[str, Any], activation: str | None = "relu", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        arguments = {key: value for key, value in norm.items() if key != "folded"}
-        self.norm = BatchNorm(**arguments, name="norm")
+        self.norm = normalization(norm, "norm")
         self.activation = keras.activations.get(activation)
 
     def branches(self) -> Sequence[Sequence[keras.layers.Layer]]:

@@ -8,20 +8,21 @@ from keras import ops as kops
 
 from keras_resnets import ops
 from keras_resnets.layers.base import Shape, register_layer
+from keras_resnets.padding import Padding, pad2d, pair, read_padding, window_output_shape
 
 
 class _Pool2D(keras.layers.Layer):
     def __init__(self, pool_size: int | tuple[int, int], strides: int | tuple[int, int] | None = None,
                  padding: int | tuple[int, int] = 0, ceil_mode: bool = False, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(**kwargs)
-        self.pool_size = ops.pair(pool_size)
-        self.strides = self.pool_size if strides is None else ops.pair(strides)
-        self.padding, self.ceil_mode = ops.pair(padding), ceil_mode
+        self.pool_size = pair(pool_size)
+        self.strides = self.pool_size if strides is None else pair(strides)
+        self.padding, self.ceil_mode = pair(padding), ceil_mode
         if any(2 * pad > size for pad, size in zip(self.padding, self.pool_size, strict=True)):
             raise ValueError(f"padding must be at most half of pool_size {self.pool_size}, not {self.padding}")
         self.built = True
 
-    def _pads(self, shape: Shape) -> ops.Padding:
+    def _pads(self, shape: Shape) -> Padding:
         """Symmetric padding, plus what the last window of `ceil_mode` needs at the bottom and right."""
         pads = []
         for axis, (pad, pool, stride) in enumerate(zip(self.padding, self.pool_size, self.strides, strict=True)):
@@ -38,7 +39,7 @@ class _Pool2D(keras.layers.Layer):
         return (pads[0], pads[1])
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        size = ops.window_output_shape(input_shape, self.pool_size, self.strides, self._pads(input_shape))
+        size = window_output_shape(input_shape, self.pool_size, self.strides, self._pads(input_shape))
         return (input_shape[0], *size, input_shape[3])
 
 
@@ -122,15 +123,16 @@ class BlurPool2D(keras.layers.Layer):
         self.filter = np.outer(row.coeffs, row.coeffs)
         # PyTorch's rule: ((stride - 1) + (filter_size - 1)) // 2 on every side.
         pad = (strides - 1 + filter_size - 1) // 2
-        self.pads: ops.Padding = ((pad, pad), (pad, pad))
+        self.pads: Padding = ((pad, pad), (pad, pad))
         self.built = True
 
     def call(self, x: Any) -> Any:
-        x = ops.pad2d(x, self.pads, mode="reflect")
+        window, step = (self.filter_size,) * 2, (self.strides,) * 2
+        x = pad2d(x, read_padding(x.shape, window, step, self.pads), mode="reflect")
         channels = x.shape[-1]
         kernel = kops.convert_to_tensor(np.tile(self.filter[:, :, None, None], (1, 1, channels, 1)), dtype=x.dtype)
         return kops.depthwise_conv(x, kernel, self.strides, "valid", "channels_last")
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         window, step = (self.filter_size,) * 2, (self.strides,) * 2
-        return (input_shape[0], *ops.window_output_shape(input_shape, window, step, self.pads), input_shape[3])
+        return (input_shape[0], *window_output_shape(input_shape, window, step, self.pads), input_shape[3])

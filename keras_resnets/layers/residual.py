@@ -6,10 +6,13 @@ from typing import Any, Literal
 import keras
 from keras import ops as kops
 
+from keras_resnets import ops
 from keras_resnets.layers.base import Composite, Shape, chain, register_layer
 from keras_resnets.layers.conv import ConvNorm, bare_conv
 from keras_resnets.layers.pooling import AvgPool2D, MaxPool2D
 from keras_resnets.layers.regularization import StochasticDepth
+from keras_resnets.lowering import subsample
+from keras_resnets.padding import pair
 
 ShortcutKind = Literal["A", "B", "C", "D", "P", "none"]
 
@@ -27,10 +30,12 @@ class PadShortcut(keras.layers.Layer):
         self.built = True
 
     def call(self, x: Any) -> Any:
+        channels = ((0, 0), (0, 0), (0, 0), (0, self.filters - x.shape[-1]))
+        if ops.is_exporting("xnnpack"):
+            return kops.pad(subsample(x, pair(self.strides)), channels)
         # Padded first: oneDNN's rewriting of TensorFlow graphs merges a padding with a convolution that reads it, and forgets that
         # channels are padded.
-        x = kops.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.filters - x.shape[-1])))
-        return x[:, :: self.strides, :: self.strides, :]
+        return subsample(kops.pad(x, channels), pair(self.strides))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, _ = input_shape

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_resnets.layers.attention import gate_dtype
+from keras_resnets.layers.attention import gate_dtype, softmax_of_two
 from keras_resnets.layers.base import Composite, Shape, chain, register_layer
 from keras_resnets.layers.conv import Conv2D, ConvNorm, he_fan_out
 from keras_resnets.layers.regularization import DropBlock
@@ -82,8 +82,10 @@ class SplitAttention(Composite):
 
     def call(self, x: Any) -> Any:
         x = chain(self.branches()[0], x)
-        attention = ops.cast(self.attention(ops.mean(x, axis=(1, 2), keepdims=True)), x.dtype)
-        weighted = [part * weight for part, weight in zip(self._splits(x), self._splits(attention), strict=True)]
+        weights = self._weights(ops.mean(x, axis=(1, 2), keepdims=True))
+        weighted = [
+            part * ops.cast(weight, x.dtype) for part, weight in zip(self._splits(x, self.layout), weights, strict=True)
+        ]
         return sum(weighted[1:], start=weighted[0])
 
     def attention(self, pooled: Any) -> Any:
@@ -91,26 +93,32 @@ class SplitAttention(Composite):
 
         Both `(batch, 1, 1, radix · filters)`; the weights are at least float32 and sum to one over the splits.
         """
-        sums = self._splits(pooled)
+        weights = self._weights(pooled)
+        if self.layout == "cardinality_major" and self.radix > 1:
+            groups = [ops.split(weight, self.cardinality, axis=-1) for weight in weights]
+            weights = [part for group in zip(*groups, strict=True) for part in group]
+        return ops.concatenate(weights, axis=-1)
+
+    def _weights(self, pooled: Any) -> Sequence[Any]:
+        """The weights of each split, `(batch, 1, 1, filters)`, with its groups in order."""
+        sums = self._splits(pooled, self.layout)
         logits = chain([self.fc1, self.fc2], sum(sums[1:], start=sums[0]))
         logits = ops.cast(logits, gate_dtype(logits))
         if self.radix == 1:
-            return ops.sigmoid(logits)
+            return [ops.sigmoid(logits)]
         # Like all grouped convolutions, fc2 keeps its groups together: (cardinality, radix, channel).
-        weights = ops.softmax(ops.reshape(logits, (-1, self.cardinality, self.radix, self._group_filters)), axis=2)
-        if self.layout == "radix_major" and self.cardinality > 1:
-            weights = ops.transpose(weights, (0, 2, 1, 3))
-        return ops.reshape(weights, (-1, 1, 1, self.radix * self.filters))
+        if self.radix == 2:
+            return softmax_of_two(*self._splits(logits, "cardinality_major"))
+        weights = ops.softmax(
+            ops.reshape(logits, (-1, self.cardinality, self.radix, self.filters // self.cardinality)), axis=2
+        )
+        return [ops.reshape(weight, (-1, 1, 1, self.filters)) for weight in ops.split(weights, self.radix, axis=2)]
 
-    @property
-    def _group_filters(self) -> int:
-        return self.filters // self.cardinality
-
-    def _splits(self, x: Any) -> list[Any]:
+    def _splits(self, x: Any, layout: SplitLayout) -> Sequence[Any]:
         """The `radix` splits of `x`, each `(…, filters)` with its groups in order."""
         if self.radix == 1:
             return [x]
-        if self.layout == "radix_major":
+        if layout == "radix_major" or self.cardinality == 1:
             return ops.split(x, self.radix, axis=-1)
         parts = ops.split(x, self.radix * self.cardinality, axis=-1)
         return [ops.concatenate(parts[split :: self.radix], axis=-1) for split in range(self.radix)]

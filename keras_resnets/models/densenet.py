@@ -20,9 +20,10 @@ import keras
 from keras import ops as kops
 
 from keras_resnets.assembly import OrZero, Spec, StemPool, level, stem, stem_pool
-from keras_resnets.layers import AvgPool2D, BatchNorm, Composite, ConvNorm, Dropout, NormAct
+from keras_resnets.layers import AvgPool2D, Composite, ConvNorm, Dropout, NormAct
 from keras_resnets.layers.base import Shape, chain, register_layer
 from keras_resnets.layers.conv import bare_conv
+from keras_resnets.layers.norm import normalization
 from keras_resnets.recompute import recomputed
 from keras_resnets.registry import Rename, Variant, register
 
@@ -79,7 +80,7 @@ class DenseLayer(_DensePart):
     def __init__(self, filters: int, width: int | None = None, *, norm: dict[str, Any], dropout: float = 0.0,
                  memory_efficient: bool = False, **kwargs: Any) -> None:  # fmt: skip
         super().__init__(dropout, memory_efficient, **kwargs)
-        self.norm1 = BatchNorm(**_unfolded(norm), name="norm1")
+        self.norm1 = normalization(norm, "norm1")
         self.bottleneck = None if width is None else ConvNorm(width, 1, norm=norm, name="conv1")
         self.conv = bare_conv(filters, 3, name="conv1" if width is None else "conv2")
 
@@ -106,11 +107,6 @@ def _first(shape: Any) -> Shape:
     return tuple(shape[0] if isinstance(shape[0], (list, tuple)) else shape)
 
 
-def _unfolded(norm: dict[str, Any]) -> dict[str, Any]:
-    """`norm` for a normalisation that has no convolution before it to be folded into."""
-    return {key: value for key, value in norm.items() if key != "folded"}
-
-
 @register_layer
 class DenseTransition(_DensePart):
     """Normalisation → ReLU → 1x1 → 2x2 average pool.
@@ -128,7 +124,7 @@ class DenseTransition(_DensePart):
     def __init__(self, filters: int, *, norm: dict[str, Any], dropout: float = 0.0, memory_efficient: bool = False,
                  **kwargs: Any) -> None:  # fmt: skip
         super().__init__(dropout, memory_efficient, **kwargs)
-        self.norm = BatchNorm(**_unfolded(norm), name="norm")
+        self.norm = normalization(norm, "norm")
         self.conv = bare_conv(filters, 1, name="conv")
         self.pool = AvgPool2D(2, name="pool")
 
@@ -140,7 +136,7 @@ class DenseTransition(_DensePart):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        if self.dropout is None:  # average and 1x1 convolution commute: a quarter of the work
+        if self.dropout is None or not training:  # average and 1x1 convolution commute: a quarter of the work
             return self.run([[self.norm, self.relu, self.pool, self.conv]], inputs, training)
         return self.pool(self.run([[self.norm, self.relu, self.conv]], inputs, training))
 

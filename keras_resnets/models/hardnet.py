@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_resnets.assembly import Spec, level
 from keras_resnets.layers import Composite, ConvNorm, Dropout, MaxPool2D
 from keras_resnets.layers.base import Shape, chain, register_layer
+from keras_resnets.lowering import concatenate
 from keras_resnets.registry import Rename, Variant, register
 
 
@@ -101,17 +101,13 @@ class HarmonicBlock(Composite):
     def call(self, x: Any) -> Any:
         outputs = [x]
         for layer, units in enumerate(self.convs, start=1):
-            outputs.append(chain(units, _concatenate([outputs[link] for link in harmonic_links(layer)])))
-        return _concatenate(_kept(outputs[1:]))
+            outputs.append(chain(units, concatenate([outputs[link] for link in harmonic_links(layer)])))
+        return concatenate(_kept(outputs[1:]))
 
 
 def _kept(layers: Sequence[Any]) -> Sequence[Any]:
     """Of what belongs to layers 1, 2, …: that of the odd layers and the last one."""
     return [item for layer, item in enumerate(layers, start=1) if layer % 2 or layer == len(layers)]
-
-
-def _concatenate(maps: Sequence[Any]) -> Any:
-    return ops.concatenate(maps, axis=-1) if len(maps) > 1 else maps[0]
 
 
 @register_layer

@@ -25,6 +25,7 @@ from keras_resnets.layers import AvgPool2D, Composite, ConvNorm
 from keras_resnets.layers.attention import round_channels
 from keras_resnets.layers.base import Shape, register_layer
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
+from keras_resnets.lowering import concatenate
 from keras_resnets.models.resnet import (
     DEEP,
     DEPTHS,
@@ -108,7 +109,7 @@ class MultiScaleConv(Composite):
         for conv, chunk in zip(self.convs, chunks, strict=True):
             outputs.append(conv(chunk + outputs[-1] if outputs and self.kind == "normal" else chunk))
         outputs.append(last if self.pool is None else self.pool(last))
-        return ops.concatenate(outputs, axis=-1)
+        return concatenate(outputs)
 
 
 @register_layer

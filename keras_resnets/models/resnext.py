@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import keras
-from keras import ops
 
 from keras_resnets.assembly import BlockPlace, Spec
 from keras_resnets.layers import Composite, ConvNorm, NormAct
 from keras_resnets.layers.base import Shape, chain, register_layer
 from keras_resnets.layers.conv import bare_conv
 from keras_resnets.layers.residual import ResidualBlock, ShortcutKind
+from keras_resnets.lowering import concatenate
 from keras_resnets.models.resnet import (
     DEEP,
     DEPTHS,
@@ -77,7 +77,7 @@ class SplitTransform(Composite):
 
     def call(self, x: Any) -> Any:
         outputs = [chain(path, x) for path in self.paths]
-        return sum(outputs[1:], outputs[0]) if self.filters else ops.concatenate(outputs, axis=-1)
+        return sum(outputs[1:], outputs[0]) if self.filters else concatenate(outputs)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         shape = super().compute_output_shape(input_shape)

@@ -1,0 +1,206 @@
+"""Every network in every format: `make export-all`, or `python -m benchmarks.exports`.
+
+Exports each network of the registry, with random weights and at a small input, as SavedModel, ONNX, TFLite and 8-bit TFLite,
+and writes what the proofs measured: benchmarks/results/exports.csv, and the page docs/exports.md. Takes hours: a night on two
+cores. Interrupted, it goes on where it was; `--fresh` starts over.
+"""
+
+import argparse
+import csv
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras_resnets as kr
+from benchmarks.harness import RESULTS
+from docs import exports_page
+
+TABLE = RESULTS / "exports.csv"
+FORMATS: dict[str, dict[str, Any]] = {
+    "saved_model": {"format": "saved_model"},
+    "onnx": {"format": "onnx"},
+    "tflite": {"format": "tflite"},
+    "tflite int8": {"format": "tflite", "quantization": "int8", "interface": "float32", "quantizer": "converter"},
+}
+CALIBRATION_IMAGES = 32
+SMALL, SMALL_INCEPTION = 64, 96  # pixels; networks for smaller images keep their own size
+TIMEOUT = 3600  # seconds for one network
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One network in one format; `error` instead of figures where the export was refused."""
+
+    network: str
+    family: str
+    input_size: int
+    format: str
+    relative_difference: float | str = ""
+    top1_agreement: float | str = ""
+    size_mb: float | str = ""
+    latency_ms: float | str = ""
+    operators: int | str = ""
+    partitions: int | str = ""
+    seconds: float | str = ""
+    error: str = ""
+
+
+def read_table(path: pathlib.Path = TABLE) -> list[Row]:
+    """The rows measured so far, as text."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Row(**row) for row in csv.DictReader(file)]  # type: ignore[arg-type]
+
+
+def write_table(rows: Sequence[Row], path: pathlib.Path = TABLE) -> None:
+    """Rows in the registry's order, by renaming a finished file."""
+    order = {name: place for place, name in enumerate(kr.list_models())}
+    rows = sorted(rows, key=lambda row: (order.get(row.network, 0), list(FORMATS).index(row.format)))
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in rows)
+    os.replace(partial, path)
+
+
+def small_size(name: str) -> int:
+    """The side of the input that a network is exported with, in pixels."""
+    info = kr.model_info(name)
+    return min(info.input_size, SMALL_INCEPTION if info.family == "Inception" else SMALL)
+
+
+def measure(name: str, formats: Sequence[str]) -> list[Row]:
+    """Exports one network; a refusal becomes its row's error."""
+    from keras_resnets.export.photos import real_images
+
+    size = small_size(name)
+    network = kr.create_model(name, input_shape=(size, size, 3), classifier_activation=None)
+    make_statistics_matter(network)
+    rows = []
+    for format in formats:
+        options = dict(FORMATS[format])
+        if "quantization" in options:  # of untrained weights the classes mean nothing, how far off the logits are does
+            options |= {"calibration": real_images(network, CALIBRATION_IMAGES), "tolerance": 1.0, "min_agreement": 0.0}
+        row, started = Row(name, kr.model_info(name).family, size, format), time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            suffix = "" if options["format"] == "saved_model" else f".{options['format']}"
+            try:
+                report = kr.export(network, pathlib.Path(folder, f"network{suffix}"), **options)
+            except ValueError as error:
+                row = dataclasses.replace(row, error=" ".join(str(error).split())[:300])
+            else:
+                row = dataclasses.replace(
+                    row, relative_difference=f"{report.relative_difference:.1e}", top1_agreement=f"{report.top1_agreement:.3f}",
+                    size_mb=round(report.size_bytes / 1e6, 2), latency_ms=round(report.latency_ms, 2),
+                    operators=sum(report.operators.values()), partitions="" if report.partitions is None else report.partitions,
+                )  # fmt: skip
+        rows.append(dataclasses.replace(row, seconds=round(time.monotonic() - started, 1)))
+    return rows
+
+
+def make_statistics_matter(network: Any) -> None:
+    """Batch normalisation that is not the identity, so that folding it wrongly would show."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    for variable in network.variables:
+        if variable.path.endswith(("gamma", "moving_variance")):
+            variable.assign(generator.uniform(0.8, 1.2, variable.shape))
+        elif variable.path.endswith(("beta", "moving_mean")):
+            variable.assign(generator.normal(0, 0.1, variable.shape))
+
+
+def measure_in_process(name: str, formats: Sequence[str], file: pathlib.Path) -> list[Row]:
+    """`measure` in a process of its own: one network's end is not the table's."""
+    command = [sys.executable, "-m", "benchmarks.exports", "--one", name, "--formats", *formats, "--table", str(file)]
+    failed = ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        if done.returncode:
+            failed = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    except subprocess.TimeoutExpired:
+        failed = f"not done after {TIMEOUT} s"
+    if not failed:
+        return read_table(file)
+    info = kr.model_info(name)
+    return [Row(name, info.family, small_size(name), format, error=failed[:300]) for format in formats]
+
+
+def pending(rows: Sequence[Row], pattern: str) -> dict[str, list[str]]:
+    """What is left to do, networks with few parameters first."""
+    done = {(row.network, row.format) for row in rows}
+    names = sorted(kr.list_models(pattern), key=lambda name: kr.model_info(name).params)
+    left = {name: [format for format in FORMATS if (name, format) not in done] for name in names}
+    return {name: formats for name, formats in left.items() if formats}
+
+
+def run(pattern: str, jobs: int, fresh: bool) -> list[Row]:
+    """Measures what is pending, and writes the table after every network."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    rows = [row for row in read_table() if row.network in set(kr.list_models())]
+    if fresh:
+        rows = [row for row in rows if row.network not in set(kr.list_models(pattern))]
+    left, lock = pending(rows, pattern), threading.Lock()
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress, tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        task = progress.add_task("networks", total=len(left))
+
+        def one(name: str) -> None:
+            measured = measure_in_process(name, left[name], pathlib.Path(folder, f"{name}.csv"))
+            with lock:
+                rows.extend(measured)
+                write_table(rows)
+                exports_page.write(read_table())
+                progress.advance(task)
+                for row in measured:
+                    if row.error:
+                        progress.console.print(f"{row.network}, {row.format}: {row.error}", markup=False)
+
+        try:
+            for finished in [pool.submit(one, name) for name in left]:
+                finished.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program; exit code 1 if a network was refused in a format, 130 if interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.exports", description=__doc__)
+    parser.add_argument("pattern", nargs="?", default="*", help="networks, such as 'resnest*' (default: all)")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="at once (default: %(default)s)"
+    )
+    parser.add_argument("--fresh", action="store_true", help="measure again what is in the table")
+    parser.add_argument("--one", metavar="NETWORK", help=argparse.SUPPRESS)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=pathlib.Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.one:
+        write_table(measure(options.one, options.formats), options.table)
+        return 0
+    if not kr.list_models(options.pattern):
+        parser.error(f"no network is called {options.pattern!r}")
+    try:
+        rows = run(options.pattern, options.jobs, options.fresh)
+    except KeyboardInterrupt:
+        print("Interrupted: started again, it goes on with the next network.")
+        return 130
+    print(f"{len({row.network for row in rows})} networks in {TABLE} and {exports_page.PAGE}")
+    return 1 if any(row.error for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The class of every network."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+
+@keras.saving.register_keras_serializable("keras_resnets")
+class Network(keras.Model):
+    """A functional `keras.Model` that remembers which table row and which weights it is (through `.keras` files too).
+
+    Attributes:
+        variant: name of the table row, as in `list_models`.
+        weights_tag: tag of the pretrained weights that were loaded, or None.
+    """
+
+    # Defaults on the class: with a constructor of its own it would not be a functional model to Keras 3.12.
+    variant: str | None = None
+    weights_tag: str | None = None
+
+    def predict(self, x: Any, batch_size: int | None = None, verbose: Any = "auto", steps: int | None = None,
+                callbacks: Any = None) -> Any:  # fmt: skip
+        """`keras.Model.predict`, which see. On TensorFlow a silent call (`verbose=0`) with an array of one batch goes to the
+        network at once: the input pipeline that Keras builds for every call takes longer than a small network."""
+        plain = verbose == 0 and steps is None and not callbacks
+        if plain and self._is_one_batch(x, 32 if batch_size is None else batch_size):
+            return self.predict_on_batch(x)
+        return super().predict(x, batch_size, verbose, steps, callbacks)
+
+    def _is_one_batch(self, x: Any, batch_size: int) -> bool:
+        """Whether the input pipeline would give `x` itself, once."""
+        return (
+            keras.backend.backend() == "tensorflow"
+            and self.distribute_strategy.num_replicas_in_sync == 1
+            and self.steps_per_execution == 1
+            and isinstance(x, np.ndarray)
+            and x.dtype == keras.config.floatx()
+            and x.ndim > 0
+            and 0 < len(x) <= batch_size
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "variant": self.variant, "weights_tag": self.weights_tag}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Network":
+        config = dict(config)
+        variant, tag = config.pop("variant", None), config.pop("weights_tag", None)
+        network = super().from_config(config, custom_objects=custom_objects)
+        network.variant, network.weights_tag = variant, tag
+        return network
