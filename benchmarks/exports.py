@@ -8,9 +8,9 @@ cores. Interrupted, it goes on where it was; `--fresh` starts over.
 import argparse
 import csv
 import dataclasses
+import multiprocessing
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import threading
@@ -33,6 +33,9 @@ FORMATS: dict[str, dict[str, Any]] = {
 CALIBRATION_IMAGES = 32
 SMALL, SMALL_INCEPTION = 64, 96  # pixels; networks for smaller images keep their own size
 TIMEOUT = 3600  # seconds for one network
+
+FRESH = multiprocessing.get_context("forkserver")  # new processes, in which TensorFlow is imported already
+FRESH.set_forkserver_preload(["keras_resnets", "tensorflow"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,31 +112,53 @@ def measure(name: str, formats: Sequence[str]) -> list[Row]:
 
 
 def make_statistics_matter(network: Any) -> None:
-    """Batch normalisation that is not the identity, so that folding it wrongly would show."""
+    """Batch normalisation that is not the identity, so that folding it wrongly would show: random scales and offsets, and the
+    statistics of photographs, as training would leave them.
+
+    The offsets are positive: an untrained network that keeps little of what it normalises magnifies every rounding.
+    """
     import numpy as np
+
+    from keras_resnets.export.photos import real_images
 
     generator = np.random.default_rng(0)
     for variable in network.variables:
-        if variable.path.endswith(("gamma", "moving_variance")):
+        if variable.path.endswith("gamma"):
             variable.assign(generator.uniform(0.8, 1.2, variable.shape))
-        elif variable.path.endswith(("beta", "moving_mean")):
-            variable.assign(generator.normal(0, 0.1, variable.shape))
+        elif variable.path.endswith("beta"):
+            variable.assign(generator.normal(1, 0.2, variable.shape))
+    norms = [layer for layer in network._flatten_layers() if hasattr(layer, "moving_variance")]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    network(real_images(network, CALIBRATION_IMAGES), training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
-def measure_in_process(name: str, formats: Sequence[str], file: pathlib.Path) -> list[Row]:
+def measure_to_file(name: str, formats: Sequence[str], folder: pathlib.Path) -> None:
+    """Writes what `measure` returns as a table, and what is printed meanwhile, converters' chatter, beside it."""
+    with (folder / f"{name}.log").open("w") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        write_table(measure(name, formats), folder / f"{name}.csv")
+
+
+def measure_in_process(name: str, formats: Sequence[str], folder: pathlib.Path) -> list[Row]:
     """`measure` in a process of its own: one network's end is not the table's."""
-    command = [sys.executable, "-m", "benchmarks.exports", "--one", name, "--formats", *formats, "--table", str(file)]
-    failed = ""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-        if done.returncode:
-            failed = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-    except subprocess.TimeoutExpired:
-        failed = f"not done after {TIMEOUT} s"
-    if not failed:
-        return read_table(file)
+    process = FRESH.Process(target=measure_to_file, args=(name, formats, folder))
+    process.start()
+    process.join(TIMEOUT)
+    if process.exitcode == 0:
+        return read_table(folder / f"{name}.csv")
+    process.kill()
+    failed = f"not done after {TIMEOUT} s" if process.exitcode is None else f"exit status {process.exitcode}"
+    printed = (folder / f"{name}.log").read_text(errors="replace").split()
     info = kr.model_info(name)
-    return [Row(name, info.family, small_size(name), format, error=failed[:300]) for format in formats]
+    return [
+        Row(name, info.family, small_size(name), format, error=" ".join([failed, *printed[-40:]])[:300])
+        for format in formats
+    ]
 
 
 def pending(rows: Sequence[Row], pattern: str) -> dict[str, list[str]]:
@@ -157,7 +182,7 @@ def run(pattern: str, jobs: int, fresh: bool) -> list[Row]:
         task = progress.add_task("networks", total=len(left))
 
         def one(name: str) -> None:
-            measured = measure_in_process(name, left[name], pathlib.Path(folder, f"{name}.csv"))
+            measured = measure_in_process(name, left[name], pathlib.Path(folder))
             with lock:
                 rows.extend(measured)
                 write_table(rows)
@@ -184,13 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="at once (default: %(default)s)"
     )
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the table")
-    parser.add_argument("--one", metavar="NETWORK", help=argparse.SUPPRESS)
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help=argparse.SUPPRESS)
-    parser.add_argument("--table", type=pathlib.Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.one:
-        write_table(measure(options.one, options.formats), options.table)
-        return 0
     if not kr.list_models(options.pattern):
         parser.error(f"no network is called {options.pattern!r}")
     try:

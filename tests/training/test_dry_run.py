@@ -106,7 +106,7 @@ def test_published_recipe() -> None:
 MEASURE = """
 import json, sys
 import tensorflow as tf
-from benchmarks.memory import reset_peak, status
+from benchmarks.fresh import reset_peak, status
 import keras_resnets as kr
 from training.optimizers import SGD
 name, size, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
