@@ -40,6 +40,17 @@ class Network(keras.Model):
             and 0 < len(x) <= batch_size
         )
 
+    def train_step(self, *arguments: Any) -> Any:
+        """`keras.Model.train_step`. On TensorFlow the variables of optimizer and metrics are made ahead of its trace: Keras makes
+        them while tracing, after which TensorFlow traces all of it again, which takes twice the time and another graph's memory.
+        """
+        if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
+            import tensorflow as tf
+
+            with tf.init_scope(), tf.variable_creator_scope(_variable_at_once):
+                self._symbolic_build(data_batch=arguments[0])
+        return super().train_step(*arguments)
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "variant": self.variant, "weights_tag": self.weights_tag}
 
@@ -50,3 +61,8 @@ class Network(keras.Model):
         network = super().from_config(config, custom_objects=custom_objects)
         network.variant, network.weights_tag = variant, tag
         return network
+
+
+def _variable_at_once(create: Any, **options: Any) -> Any:
+    """A creator of variables that exist at once, not when a trace around it has ended."""
+    return create(**{**options, "experimental_enable_variable_lifting": False})

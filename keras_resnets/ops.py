@@ -69,6 +69,7 @@ def conv2d(
             dilation = (dilation[0] // strides[0], dilation[1] // strides[1])
             return conv2d(lowering.subsample(x, strides), kernel, (1, 1), NO_PADDING, dilation, groups)
         return lowering.subsample(conv2d(x, kernel, (1, 1), NO_PADDING, dilation, groups), strides)
+    unpadded = x
     x, mode = pad_unless_same(x, kernel.shape[:2], strides, dilation, padding)
     if _BACKEND != "tensorflow":
         return ops.conv(x, kernel, strides, mode, "channels_last", dilation)
@@ -76,9 +77,11 @@ def conv2d(
     if grouped and groups == x.shape[-1] and _depthwise_works(strides, dilated):
         kernel = tf.reshape(kernel, (*kernel.shape[:2], groups, -1))
         return tf.nn.depthwise_conv2d(x, kernel, (1, *strides, 1), mode.upper())
-    pointwise = tuple(kernel.shape[:2]) == strides == (1, 1) and not grouped
-    if training and pointwise and has_fast_depthwise(x) and not xla.has_accelerator():
-        return _pointwise_conv2d(x, tf.convert_to_tensor(kernel))
+    if training and _trains_on_cpu(x):
+        if tuple(kernel.shape[:2]) == strides == (1, 1) and not grouped:
+            return _pointwise_conv2d(x, tf.convert_to_tensor(kernel))
+        if x is not unpadded and _native_conv_works(x, grouped, dilated):
+            return _padded_conv2d(unpadded, tf.convert_to_tensor(kernel), strides, padding, dilation)
     if not (grouped or dilated) or _native_conv_works(x, grouped, dilated):
         return tf.nn.conv2d(x, kernel, strides, mode.upper(), dilations=dilation)
     if grouped:
@@ -101,6 +104,56 @@ def _pointwise_conv2d(x: Any, kernel: Any) -> Any:
         return tf.nn.conv2d(x, kernel, 1, "VALID"), gradient
 
     return convolve(x, kernel)
+
+
+def _padded_conv2d(x: Any, kernel: Any, strides: Any, padding: Padding, dilation: Any) -> Any:
+    """A convolution of padded maps whose gradient pads them again, rather than keep the copy until then."""
+
+    @tf.custom_gradient
+    def convolve(x: Any, kernel: Any) -> Any:
+        def gradient(upstream: Any) -> tuple[Any, Any]:
+            padded = _padded_after(upstream, x, padding)
+            window = {"out_backprop": upstream, "strides": [1, *strides, 1], "dilations": [1, *dilation, 1]}
+            to_padded = tf.raw_ops.Conv2DBackpropInput(
+                input_sizes=tf.shape(padded), filter=kernel, padding="VALID", **window
+            )
+            to_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                input=padded, filter_sizes=kernel.shape, padding="VALID", **window
+            )
+            return _cropped(to_padded, x, padding), to_kernel
+
+        return tf.nn.conv2d(pad2d(x, padding), kernel, strides, "VALID", dilations=dilation), gradient
+
+    return convolve(x, kernel)
+
+
+def _padded_max_pool2d(x: Any, pool_size: Any, strides: Any, padding: Padding) -> Any:
+    """Max pooling of maps padded with zeros, with a gradient as in `_padded_conv2d`."""
+    window: dict[str, Any] = {"ksize": [1, *pool_size, 1], "strides": [1, *strides, 1], "padding": "VALID"}
+
+    @tf.custom_gradient
+    def pool(x: Any) -> Any:
+        y = tf.raw_ops.MaxPool(input=pad2d(x, padding), **window)
+
+        def gradient(upstream: Any) -> Any:
+            padded = _padded_after(upstream, x, padding)
+            to_padded = tf.raw_ops.MaxPoolGrad(orig_input=padded, orig_output=y, grad=upstream, **window)
+            return _cropped(to_padded, x, padding)
+
+        return y, gradient
+
+    return pool(x)
+
+
+def _padded_after(upstream: Any, x: Any, padding: Padding) -> Any:
+    """`x` padded once `upstream` is there; otherwise a graph would use the copy that was made before."""
+    with tf.control_dependencies([upstream]):
+        return pad2d(x, padding)
+
+
+def _cropped(padded: Any, x: Any, padding: Padding) -> Any:
+    """The part of `padded` that `x` was."""
+    return tf.slice(padded, [0, padding[0][0], padding[1][0], 0], tf.shape(x))
 
 
 def _depthwise_works(strides: tuple[int, int], dilated: bool) -> bool:
@@ -159,12 +212,13 @@ def max_pool2d(
     strides: tuple[int, int],
     padding: Padding = NO_PADDING,
     pad_mode: str = "symmetric",
+    training: bool = False,
 ) -> Any:
     """Max pooling whose padding never wins.
 
     Padding by at most half the window with a mirror image of the border is the same as padding with minus infinity: every
     window that reaches the mirror image holds the original as well. Unlike minus infinity it can be quantised to 8 bits.
-    With `pad_mode` "constant" the padding is zeros: for inputs that are at least 0.
+    With `pad_mode` "constant" the padding is zeros: for inputs that are at least 0. `training` as in `conv2d`.
     """
     if pool_size == (1, 1) and padding == NO_PADDING and is_exporting():
         return lowering.subsample(x, strides)
@@ -181,7 +235,10 @@ def max_pool2d(
         padding = ((padding[0][0] - top, padding[0][1] - bottom), (padding[1][0] - left, padding[1][1] - right))
     if is_exporting():
         padding = read_padding(x.shape, pool_size, strides, padding)
+    unpadded = x
     x, mode = pad_unless_same(x, pool_size, strides, (1, 1), padding, mode=pad_mode)
+    if x is not unpadded and pad_mode == "constant" and training and _trains_on_cpu(x):
+        return _padded_max_pool2d(unpadded, pool_size, strides, padding)
     return ops.max_pool(x, pool_size, strides, mode, "channels_last")
 
 
@@ -228,6 +285,11 @@ def xla_has_fast_groups() -> bool:
 def has_fast_depthwise(x: Any) -> bool:
     """Whether a depthwise convolution of `x` is fast: TensorFlow in float32, not compiled by XLA."""
     return _BACKEND == "tensorflow" and x.dtype.name == "float32" and not xla.compiles_here()
+
+
+def _trains_on_cpu(x: Any) -> bool:
+    """Whether what is faster or smaller in training on a CPU, and may be unknown elsewhere, is used for `x`."""
+    return not is_exporting() and has_fast_depthwise(x) and not xla.has_accelerator()
 
 
 def has_fused_batch_norm(x: Any) -> bool:

@@ -62,9 +62,9 @@ class MaxPool2D(_Pool2D):
         super().__init__(pool_size, strides, padding, ceil_mode, **kwargs)
         self.nonnegative = nonnegative
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool | None = None) -> Any:
         pad_mode = "constant" if self.nonnegative else "symmetric"
-        return ops.max_pool2d(x, self.pool_size, self.strides, self._pads(x.shape), pad_mode)
+        return ops.max_pool2d(x, self.pool_size, self.strides, self._pads(x.shape), pad_mode, bool(training))
 
 
 @register_layer
