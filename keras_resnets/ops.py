@@ -148,7 +148,7 @@ def _padded_max_pool2d(x: Any, pool_size: Any, strides: Any, padding: Padding) -
 def _padded_after(upstream: Any, x: Any, padding: Padding) -> Any:
     """`x` padded once `upstream` is there; otherwise a graph would use the copy that was made before."""
     with tf.control_dependencies([upstream]):
-        return pad2d(x, padding)
+        return pad2d(tf.identity(x), padding)
 
 
 def _cropped(padded: Any, x: Any, padding: Padding) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_resnets import ops
-from keras_resnets.layers import BatchNorm, Conv2D
+from keras_resnets.layers import BatchNorm, Conv2D, MaxPool2D
 from keras_resnets.padding import NO_PADDING, standardize_padding, window_output_shape
 
 pytestmark = pytest.mark.skipif(
@@ -113,6 +113,49 @@ def test_conv2d(case: Any, dtype: str) -> None:
 
 def test_conv2d_can_be_differentiated_outside_training() -> None:
     check(POINTWISE, "float32", training=False)
+
+
+@pytest.mark.parametrize("size", [(9, 10), (10, 9)])
+def test_max_pool(size: tuple[int, int]) -> None:
+    """Zeros around maps that are at least 0, in training and out of it, against windows one by one."""
+    random = np.random.default_rng(0)
+    x = random.permutation(np.arange(1.0, 2 * size[0] * size[1] * 3 + 1)).reshape(2, *size, 3).astype("float32")
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows, columns = ((length - 1) // 2 + 1 for length in size)
+    expected, expected_gradient = np.zeros((2, rows, columns, 3)), np.zeros_like(padded)
+    upstream = random.normal(size=expected.shape).astype("float32")
+    for n, i, j, c in np.ndindex(*expected.shape):
+        window = padded[n, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3, c]
+        expected[n, i, j, c] = window.max()
+        row, column = np.unravel_index(window.argmax(), window.shape)
+        expected_gradient[n, 2 * i + row, 2 * j + column, c] += upstream[n, i, j, c]
+    for training in (False, True):
+        with tf.GradientTape() as tape:
+            maps = tf.constant(x)
+            tape.watch(maps)
+            y = ops.max_pool2d(maps, (3, 3), (2, 2), ONE, "constant", training)
+            loss = tf.reduce_sum(y * upstream)
+        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_allclose(tape.gradient(loss, maps), expected_gradient[:, 1:-1, 1:-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", [Conv2D(8, 3, 2, "symmetric"), MaxPool2D(3, 2, 1, nonnegative=True)])
+def test_padded_copies_are_not_kept(layer: Any) -> None:
+    """The backward pass takes a copy that is made for it: one that waits for the gradient."""
+    layer.build((None, 8, 8, 4))
+
+    @tf.function
+    def step(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=True) ** 2)
+        return tape.gradient(loss, [x, *(weight.value for weight in layer.trainable_variables)])
+
+    operations = step.get_concrete_function(tf.TensorSpec((2, 8, 8, 4))).graph.get_operations()
+    backward = {"Conv2DBackpropFilter", "MaxPoolGrad"}
+    (copy,) = {tensor.op for operation in operations if operation.type in backward for tensor in operation.inputs
+               if tensor.op.type == "Pad"}  # fmt: skip
+    assert copy.inputs[0].op.type == "Identity" and copy.inputs[0].op.control_inputs
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -1,4 +1,4 @@
-"""`predict` of networks: what Keras gives, without its input pipeline where that is not needed."""
+"""`predict` and `fit` of networks: what Keras gives, without its detours."""
 
 from typing import Any
 
@@ -68,3 +68,48 @@ def test_fused_and_loaded_networks_have_it(
     for other in (kr.fuse(network), keras.models.load_model(tmp_path / "network.keras")):
         np.testing.assert_allclose(other.predict(IMAGES, verbose=0), network.predict(IMAGES, verbose=0), atol=1e-5)
     assert len(made) == (0 if keras.backend.backend() == "tensorflow" else 4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends trace once")
+@pytest.mark.parametrize("train", ["fit", "train_on_batch"])
+def test_training_is_traced_once(train: str) -> None:
+    """Also with metrics, and to the same figures as a model whose class is Keras' own."""
+    figures, traces = [], []
+    for kind in ("ours", "Keras' own"):
+        keras.utils.set_random_seed(0)
+        network = kr.create_model("resnet20_cifar", depth=1, classes=4)
+        model = network if kind == "ours" else keras.Model(network.inputs, network.outputs)
+        loss = keras.losses.SparseCategoricalCrossentropy()
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"])
+        if kind == "ours":
+            call = model.call
+
+            def counted(*arguments: Any, training: Any = None, call: Any = call, **options: Any) -> Any:
+                if training:
+                    traces.append(training)
+                return call(*arguments, training=training, **options)
+
+            model.call = counted
+        labels = np.arange(len(IMAGES)) % 4
+        if train == "fit":
+            history = model.fit(IMAGES, labels, batch_size=len(IMAGES), epochs=3, verbose=0, shuffle=False).history
+            figures.append([history["loss"], history["accuracy"]])
+        else:
+            figures.append([model.train_on_batch(IMAGES, labels) for _ in range(3)])
+    assert len(traces) == 1
+    np.testing.assert_array_equal(*figures)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends have no such mode")
+def test_eager_training_may_use_numpy() -> None:
+    """What is never traced is not traced ahead either."""
+    network = kr.create_model("resnet20_cifar", depth=1, classes=4)
+    seen: list[float] = []
+
+    def loss(labels: Any, outputs: Any) -> Any:
+        seen.append(float(np.asarray(outputs).sum()))
+        return keras.losses.sparse_categorical_crossentropy(labels, outputs)
+
+    network.compile("sgd", loss, run_eagerly=True)
+    network.fit(IMAGES, np.zeros(len(IMAGES), int), verbose=0)
+    assert seen == [pytest.approx(len(IMAGES), abs=1e-3)]
