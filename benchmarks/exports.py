@@ -84,8 +84,11 @@ def small_size(name: str) -> int:
 
 def measure(name: str, formats: Sequence[str]) -> list[Row]:
     """Exports one network; a refusal becomes its row's error."""
+    import keras
+
     from keras_resnets.export.photos import real_images
 
+    keras.utils.set_random_seed(0)
     size = small_size(name)
     network = kr.create_model(name, input_shape=(size, size, 3), classifier_activation=None)
     make_statistics_matter(network)
@@ -113,9 +116,9 @@ def measure(name: str, formats: Sequence[str]) -> list[Row]:
 
 def make_statistics_matter(network: Any) -> None:
     """Batch normalisation that is not the identity, so that folding it wrongly would show: random scales and offsets, and the
-    statistics of photographs, as training would leave them.
+    statistics of photographs and noise, on which exports are compared.
 
-    The offsets are positive: an untrained network that keeps little of what it normalises magnifies every rounding.
+    The offsets are such that most values pass the ReLUs: an untrained deep network magnifies every rounding otherwise.
     """
     import numpy as np
 
@@ -126,12 +129,14 @@ def make_statistics_matter(network: Any) -> None:
         if variable.path.endswith("gamma"):
             variable.assign(generator.uniform(0.8, 1.2, variable.shape))
         elif variable.path.endswith("beta"):
-            variable.assign(generator.normal(1, 0.2, variable.shape))
+            variable.assign(generator.normal(2, 0.2, variable.shape))
+    images = real_images(network, 12)
+    images = np.concatenate([images, generator.normal(size=images.shape).astype(images.dtype)])
     norms = [layer for layer in network._flatten_layers() if hasattr(layer, "moving_variance")]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0
-    network(real_images(network, CALIBRATION_IMAGES), training=True)
+    network(images, training=True)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -164,7 +164,8 @@ class Trainer:
             self.strategy.extended.update(variable.value, self._update, args=(gradient, rate), group=False)
 
     def _update(self, variable: Any, gradient: Any, rate: Any) -> None:
-        self.optimizer.update_step(gradient, variable, rate)
+        with tf.control_dependencies([gradient]):  # else decayed momenta, of all weights, wait in memory for gradients
+            self.optimizer.update_step(gradient, variable, rate)
 
     def _move(self, average: Any, variable: Any) -> None:
         average.assign_sub((1 - self.recipe.ema) * (average - variable))
