@@ -22,6 +22,8 @@ Feature levels are taken after the next normalisation and ReLU, since raw sums a
 import dataclasses
 from typing import Any, Literal
 
+import keras
+
 from keras_resnets.assembly import BlockPlace, DeepStem, Spec, level, stage_plan
 from keras_resnets.layers import Conv2D, ConvNorm, MaxPool2D, NormAct
 from keras_resnets.layers.base import Shape, chain, register_layer
@@ -118,8 +120,9 @@ def _stem(spec: ResNetV2Spec, x: Any) -> Any:
         return MaxPool2D(3, 2, padding=1, nonnegative=True, name="stem_pool")(x)
     if spec.layout == "keras":
         bias_stem = Conv2D(spec.stem[0], 7, 2, "symmetric", kernel_initializer=he_fan_out(), name="stem")
-        # Zeros are not below the signed values here: this follows keras.applications, not the reference.
-        return MaxPool2D(3, 2, padding=1, nonnegative=True, name="stem_pool")(level(bias_stem(x), "C1"))
+        # Zeros that take part in the maximum, of signed values: this follows keras.applications, not the reference.
+        x = keras.layers.ZeroPadding2D(1, name="stem_pad")(level(bias_stem(x), "C1"))
+        return MaxPool2D(3, 2, name="stem_pool")(x)
     single = len(spec.stem) == 1
     bare = bare_conv(spec.stem[0], 7, 2, name="stem") if single else DeepStem(spec.stem, spec.norm, True, name="stem")
     return MaxPool2D(3, 2, padding=1, name="stem_pool")(level(bare(x), "C1"))

@@ -60,6 +60,15 @@ def relative(outputs: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(outputs - expected).max() / np.abs(expected).max())
 
 
+def test_zeros_that_take_part_in_a_maximum(tmp_path: Path) -> None:
+    """keras.applications pads with zeros before the stem's pool, whose values may all be negative."""
+    model = trained_looking("resnet50_v2", depths=(1, 1, 1, 1))
+    model.get_layer("stem").bias.assign(keras.ops.full((64,), -5.0))
+    for path in ("network.onnx", "network.tflite"):
+        assert kr.export(model, tmp_path / path, path.split(".")[1]).relative_difference < 1e-5
+    assert [node.op_type for node in converted(model).graph.node].count("Transpose") == 1
+
+
 def first(images: np.ndarray) -> np.ndarray:
     return images.transpose(0, 3, 1, 2)
 
