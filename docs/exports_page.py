@@ -10,9 +10,9 @@ PAGE = pathlib.Path(__file__).parent / "exports.md"
 TITLES = {"saved_model": "SavedModel", "onnx": "ONNX", "tflite": "TFLite", "tflite int8": "TFLite, 8 bits"}
 HEAD = """# Every network in every format
 
-Written by `make export-all` (`python -m benchmarks.exports`): each network of the registry with random weights, at the input
-size given, exported by `kr.export` and run in its own runtime on six photographs and six random images (8 bits: on 32 parts of
-photographs, from which its scales were taken).
+Written by `make export-all` (`python -m benchmarks.exports`): each network of the registry with random weights, normalised by
+statistics of photographs and noise, at the input size given, exported by `kr.export` and run in its own runtime on six photographs
+and six random images (8 bits: on 32 parts of photographs, from which its scales were taken).
 
 * **difference**: the largest of a logit from that of the Keras model, relative to the largest logit. Of 8 bits it says what an
   *untrained* network loses, more than a trained one does; for those see [mobile.md](mobile.md).
@@ -46,10 +46,11 @@ def page(rows: Sequence[Any]) -> str:
     for family in sorted({row.family for row in rows}, key=str.lower):
         header = "| network | input | format | difference | agreement | size | latency | operators | partitions |"
         lines += [f"## {family}", "", header, "|---|---:|---|---:|---:|---:|---:|---:|---:|"]
+        named = None
         for row in rows:
             if row.family == family and not row.error:
-                first = row.format == next(iter(TITLES))
-                start = f"| `{row.network}` | {row.input_size} " if first else "| | "
+                start = "| | " if row.network == named else f"| `{row.network}` | {row.input_size} "
+                named = row.network
                 lines.append(f"{start}| {TITLES[row.format]} | {row.relative_difference} | {float(row.top1_agreement):.0%} | "
                              f"{row.size_mb} | {row.latency_ms} | {row.operators} | {row.partitions} |")  # fmt: skip
         lines.append("")
