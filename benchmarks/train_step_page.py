@@ -62,7 +62,7 @@ def targets(measured: Records) -> list[Target]:
     reached = []
     if torch:
         mean, (worst, most) = geometric_mean(list(torch.values())), max(torch.items(), key=lambda item: item[1])
-        timm = "ours ÷ timm in its better memory format"
+        timm = "train step, ours ÷ timm in its better memory format"
         text = f"{timm}, geometric mean of {len(torch)} of the {len(TEN)} networks"
         reached.append(Target(text, mean, at_most=0.90, headline=True))
         reached.append(Target(f"{timm}, the largest of them ({worst})", most, at_most=1.05, headline=True))
@@ -71,7 +71,7 @@ def targets(measured: Records) -> list[Target]:
         if of_kind:
             worst, most = max(of_kind.items(), key=lambda item: item[1])
             mean = geometric_mean(list(of_kind.values()))
-            text = f"ours ÷ {STOCK}, the largest of {len(of_kind)} {kind} networks ({worst}; geometric mean {number(mean)})"
+            text = f"train step, ours ÷ {STOCK}, the largest of {len(of_kind)} {kind} networks ({worst}; geometric mean {number(mean)})"
             reached.append(Target(text, most, at_most=limit, headline=True))
     return reached
 
