@@ -71,7 +71,8 @@ def targets(measured: Records) -> list[Target]:
         if of_kind:
             worst, most = max(of_kind.items(), key=lambda item: item[1])
             mean = geometric_mean(list(of_kind.values()))
-            text = f"train step, ours ÷ {STOCK}, the largest of {len(of_kind)} {kind} networks ({worst}; geometric mean {number(mean)})"
+            largest = f"the largest of {len(of_kind)} {kind} networks ({worst}; geometric mean {number(mean)})"
+            text = f"train step, ours ÷ {STOCK}, {largest}"
             reached.append(Target(text, most, at_most=limit, headline=True))
     return reached
 
