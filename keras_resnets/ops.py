@@ -77,6 +77,9 @@ def conv2d(
     if grouped and groups == x.shape[-1] and _depthwise_works(strides, dilated):
         kernel = tf.reshape(kernel, (*kernel.shape[:2], groups, -1))
         return tf.nn.depthwise_conv2d(x, kernel, (1, *strides, 1), mode.upper())
+    if mode == "same":
+        # A stride beyond the map's size moves nothing, but in bfloat16 oneDNN then leaves parts of the kernel's gradient unset.
+        strides = tuple(min(stride, size or stride) for stride, size in zip(strides, x.shape[1:3], strict=True))
     if training and _trains_on_cpu(x):
         if tuple(kernel.shape[:2]) == strides == (1, 1) and not grouped:
             return _pointwise_conv2d(x, tf.convert_to_tensor(kernel))

@@ -139,6 +139,23 @@ def test_max_pool(size: tuple[int, int]) -> None:
         np.testing.assert_allclose(tape.gradient(loss, maps), expected_gradient[:, 1:-1, 1:-1], atol=1e-6)
 
 
+def test_gradient_of_a_stride_beyond_the_map() -> None:
+    """oneDNN's bfloat16 kernels leave parts of this gradient as memory happened to be."""
+    rng = np.random.default_rng(0)
+    x, upstream, kernel = (rng.normal(size=shape) for shape in ((8, 1, 1, 64), (8, 1, 1, 64), (3, 3, 64, 64)))
+
+    def gradient(dtype: str) -> Any:
+        variable = tf.Variable(kernel, dtype=dtype)
+        with tf.GradientTape() as tape:
+            y = ops.conv2d(tf.cast(x, dtype), variable, (2, 2), ((1, 1), (1, 1)), training=True)
+        return tf.cast(tape.gradient(y, variable, tf.cast(upstream, dtype)), "float32")
+
+    expected = gradient("float32")
+    for divisor in (1, 2, 4) * 8:
+        tf.fill((kernel.size // divisor,), np.nan)  # freed at once: what the next tensor of this size finds in memory
+        np.testing.assert_allclose(gradient("bfloat16"), expected, atol=0.3)
+
+
 @pytest.mark.parametrize("layer", [Conv2D(8, 3, 2, "symmetric"), MaxPool2D(3, 2, 1, nonnegative=True)])
 def test_padded_copies_are_not_kept(layer: Any) -> None:
     """The backward pass takes a copy that is made for it: one that waits for the gradient."""
