@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from keras import ops
 
-Runtime = Literal["any", "xnnpack", "onnx"]
+Runtime = Literal["any", "xnnpack", "int8", "onnx"]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 _MOST_CONCATENATED = 5  # maps that XNNPACK concatenates at a time
@@ -30,8 +30,8 @@ def exporting(runtime: Runtime = "any") -> Iterator[None]:
     convolutions in the file.
 
     Args:
-        runtime: "xnnpack" for TFLite in floating point or 8-bit integers, "onnx" where maps are channels first and pools pad by
-            themselves. Contexts inside keep it.
+        runtime: "xnnpack" for TFLite in floating point or 8-bit integers, inside it "int8" for the latter; "onnx" where maps are
+            channels first and pools pad by themselves. Contexts inside keep it.
     """
     _exporting.append(runtime)
     try:

@@ -79,7 +79,12 @@ def conv2d(
         return tf.nn.depthwise_conv2d(x, kernel, (1, *strides, 1), mode.upper())
     if mode == "same":
         # A stride beyond the map's size moves nothing, but in bfloat16 oneDNN then leaves parts of the kernel's gradient unset.
-        strides = tuple(min(stride, size or stride) for stride, size in zip(strides, x.shape[1:3], strict=True))
+        strides = (min(strides[0], x.shape[1] or strides[0]), min(strides[1], x.shape[2] or strides[1]))
+    if grouped and is_exporting("int8"):
+        # XNNPACK computes 16 or more filters of a group at a time, in 8 bits: narrow groups cost it the same one by one.
+        with tf.init_scope():  # a constant: the converter does not compute with weights
+            blocks = _block_diagonal(tf.convert_to_tensor(kernel), groups).numpy()
+        kernel = tf.constant(np.concatenate(blocks, axis=-1))
     if training and _trains_on_cpu(x):
         if tuple(kernel.shape[:2]) == strides == (1, 1) and not grouped:
             return _pointwise_conv2d(x, tf.convert_to_tensor(kernel))
@@ -190,23 +195,27 @@ def _native_gradient_works(dtype: str, grouped: bool, dilated: bool) -> bool:
 
 
 def _chunked_conv2d(x: Any, kernel: Any, strides: Any, mode: str, dilation: Any, groups: int) -> Any:
-    """Grouped convolution as a few dense ones: `chunks` of `groups / chunks` groups with block-diagonal kernels."""
-    channels = x.shape[-1] // groups
+    """Grouped convolution as a few dense ones: chunks of groups with block-diagonal kernels."""
+    blocks = _block_diagonal(kernel, groups)
+    parts = [
+        conv2d(part, block, strides, NO_PADDING if mode == "valid" else "same", dilation)
+        for part, block in zip(tf.split(x, blocks.shape[0], axis=-1), tf.unstack(blocks), strict=True)
+    ]
+    return tf.concat(parts, axis=-1)
+
+
+def _block_diagonal(kernel: Any, groups: int) -> Any:
+    """Kernels of chunks of groups, `(chunks, height, width, channels of a chunk, filters of a chunk)`."""
+    height, width, channels = kernel.shape[:3]
     filters = kernel.shape[-1] // groups
     per_chunk = next(
         d for d in range(1, groups + 1) if groups % d == 0 and (d * channels >= _MIN_CHUNK_CHANNELS or d == groups)
     )
     chunks = groups // per_chunk
-    height, width = kernel.shape[:2]
     blocks = tf.reshape(kernel, (height, width, channels, chunks, per_chunk, filters))
     # Row g of the identity places group g's filters among the chunk's columns; everything else of the kernel is zero.
     blocks = tf.einsum("hwcnpf,pq->nhwpcqf", blocks, tf.eye(per_chunk, dtype=kernel.dtype))
-    blocks = tf.reshape(blocks, (chunks, height, width, per_chunk * channels, per_chunk * filters))
-    parts = [
-        conv2d(part, block, strides, NO_PADDING if mode == "valid" else "same", dilation)
-        for part, block in zip(tf.split(x, chunks, axis=-1), tf.unstack(blocks), strict=True)
-    ]
-    return tf.concat(parts, axis=-1)
+    return tf.reshape(blocks, (chunks, height, width, per_chunk * channels, per_chunk * filters))
 
 
 def max_pool2d(

@@ -1,5 +1,6 @@
 """TensorFlow Lite (LiteRT): float32, float16 weights, 8-bit weights, or integers throughout."""
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
@@ -140,7 +141,10 @@ class TFLiteExporter(Exporter):
     def convert(self, model: keras.Model, path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             # XNNPACK, for which the graph is spelled, does not compute in 16 bits.
-            with ops.exporting("any" if self.quantization == "int16x8" else "xnnpack"):
+            with contextlib.ExitStack() as spelling:
+                spelling.enter_context(ops.exporting("any" if self.quantization == "int16x8" else "xnnpack"))
+                if self.quantization == "int8":
+                    spelling.enter_context(ops.exporting("int8"))
                 write_saved_model(model, Path(folder), self.batch_size)
             content = (
                 self._quantized(model, folder) if self.quantizer else convert(folder, self.quantization, "float32")

@@ -147,6 +147,16 @@ def test_the_more_accurate_quantiser_is_kept(grouped: keras.Model, tmp_path: Pat
     check_integers(path, schema.TensorType.INT8, kernels=13)
 
 
+def test_narrow_groups_are_joined_in_8_bits(grouped: keras.Model, tmp_path: Path) -> None:
+    """As fast as one of them in XNNPACK; the file still has one operator, and the same function."""
+    images = photos.real_images(grouped, 32)
+    options = {"quantization": "int8", "quantizer": "converter", "calibration": images, "min_agreement": 0}
+    report = export(grouped, tmp_path / "net.tflite", "tflite", tolerance=0.1, **options)
+    assert report.operators["CONV_2D"] == 13 and report.partitions == 1
+    shapes = [tuple(tensor.shape) for tensor in parsed(tmp_path / "net.tflite").subgraphs[0].tensors]
+    assert {(16, 3, 3, 16), (32, 3, 3, 16), (64, 3, 3, 16)} <= set(shapes)
+
+
 def test_an_absent_quantiser_is_reported(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs, _ = digits
     monkeypatch.setitem(tflite_quantization.QUANTIZERS, "litert", "a_package_that_nobody_has")
