@@ -87,6 +87,8 @@ ROWS = {
     "timm → ONNX → OpenVINO in bfloat16, its default":
         Row("openvino", "timm_onnx", {**_FIRST, "precision": None}, [*_TIMM_ONNX, "openvino"]),
     STOCK: Row("saved_model", "stock_saved_model", {"tolerance": None}),
+    "stock Keras → SavedModel, weights assumed frozen":
+        Row("saved_model", "stock_saved_model", {"tolerance": None}, networks=SINGLE, environment=_FROZEN),
     APPLICATIONS_LITE: Row("tflite", "applications_tflite", {"tolerance": None}, networks=tuple(APPLICATIONS)),
 }  # fmt: skip
 NETWORKS = (*TEN, *(name for name in APPLICATIONS if name not in TEN))

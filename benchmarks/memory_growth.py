@@ -38,7 +38,7 @@ def measure_all(options: argparse.Namespace) -> None:
 
     if measured_lately(NAME, options):
         return
-    plan, missing = chosen_plan(options), peers_missing(options.peers_python, "torch")
+    plan, missing = chosen_plan(options), peers_missing(options.peers_python, "torch", "timm")
     peer: dict[str, Any] = {"python": options.peers_python, "environment": TORCH_ENVIRONMENT}
     jobs: list[tuple[str, str, int, str, dict[str, Any]]] = []
     for batch in BATCHES:

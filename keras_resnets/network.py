@@ -1,5 +1,7 @@
 """The class of every network."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -44,12 +46,14 @@ class Network(keras.Model):
         """`keras.Model.train_step`. On TensorFlow the variables of optimizer and metrics are made ahead of its trace: Keras makes
         them while tracing, after which TensorFlow traces all of it again, which takes twice the time and another graph's memory.
         """
-        if keras.backend.backend() == "tensorflow" and not self.run_eagerly:
-            import tensorflow as tf
+        if keras.backend.backend() != "tensorflow" or self.run_eagerly:
+            return super().train_step(*arguments)
+        import tensorflow as tf
 
-            with tf.init_scope(), tf.variable_creator_scope(_variable_at_once):
-                self._symbolic_build(data_batch=arguments[0])
-        return super().train_step(*arguments)
+        with tf.init_scope(), tf.variable_creator_scope(_variable_at_once):
+            self._symbolic_build(data_batch=arguments[0])
+        with _updates_after_gradients(self.optimizer):
+            return super().train_step(*arguments)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "variant": self.variant, "weights_tag": self.weights_tag}
@@ -66,3 +70,26 @@ class Network(keras.Model):
 def _variable_at_once(create: Any, **options: Any) -> Any:
     """A creator of variables that exist at once, not when a trace around it has ended."""
     return create(**{**options, "experimental_enable_variable_lifting": False})
+
+
+@contextlib.contextmanager
+def _updates_after_gradients(optimizer: Any) -> Iterator[None]:
+    """Lets a weight's update begin, in graphs traced meanwhile, when its gradient is there.
+
+    Otherwise TensorFlow computes what does not depend on gradients, such as the decayed momenta of all weights, when a step begins,
+    and keeps it through the backward pass.
+    """
+    import tensorflow as tf
+
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of the one that scales losses
+    update_step = optimizer.update_step
+
+    def update_after_gradient(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        with tf.control_dependencies([gradient]):
+            update_step(gradient, variable, learning_rate)
+
+    optimizer.update_step = update_after_gradient
+    try:
+        yield
+    finally:
+        del optimizer.update_step

@@ -113,3 +113,35 @@ def test_eager_training_may_use_numpy() -> None:
     network.compile("sgd", loss, run_eagerly=True)
     network.fit(IMAGES, np.zeros(len(IMAGES), int), verbose=0)
     assert seen == [pytest.approx(len(IMAGES), abs=1e-3)]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's graphs")
+@pytest.mark.parametrize("kind", ["plain", "accumulation", "loss scale"])
+def test_updates_begin_when_their_gradients_are_there(kind: str) -> None:
+    """Also inside the conditions of other kinds of steps; and the optimizer is afterwards what it was before."""
+    import tensorflow as tf
+
+    waits: list[bool] = []
+
+    class Recording(keras.optimizers.SGD):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            waits.append(gradient.op in tf.no_op().control_inputs)
+            super().update_step(gradient, variable, learning_rate)
+
+    def trained(model_class: Any) -> list[np.ndarray]:
+        keras.utils.set_random_seed(0)
+        network = kr.create_model("resnet20_cifar", depth=1, classes=4)
+        model = network if model_class is None else model_class(network.inputs, network.outputs)
+        optimizer = Recording(0.01, momentum=0.9, gradient_accumulation_steps=2 if kind == "accumulation" else None)
+        whole = keras.optimizers.LossScaleOptimizer(optimizer) if kind == "loss scale" else optimizer
+        model.compile(whole, keras.losses.SparseCategoricalCrossentropy())
+        model.fit(IMAGES, np.arange(len(IMAGES)) % 4, batch_size=2, epochs=2, verbose=0, shuffle=False)
+        assert "update_step" not in vars(optimizer)
+        return [np.asarray(variable) for variable in model.variables]
+
+    ours = trained(None)
+    assert waits and all(waits)
+    waits.clear()
+    for mine, keras_own in zip(ours, trained(keras.Model), strict=True):
+        np.testing.assert_array_equal(mine, keras_own)
+    assert waits and not any(waits)
