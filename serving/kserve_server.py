@@ -10,8 +10,12 @@ import argparse
 import asyncio
 import base64
 import binascii
+import os
 import pathlib
 from typing import Any
+
+# Before TensorFlow is imported: nothing is trained here, so weights may be kept in the order that the processor wants.
+os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
 
 import numpy as np
 import tensorflow as tf
