@@ -82,6 +82,9 @@ def _updates_after_gradients(optimizer: Any) -> Iterator[None]:
     import tensorflow as tf
 
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of the one that scales losses
+    if "update_step" in vars(optimizer):  # another replica is traced too, and the one update is the first one's
+        yield
+        return
     update_step = optimizer.update_step
 
     def update_after_gradient(gradient: Any, variable: Any, learning_rate: Any) -> None:
