@@ -68,7 +68,7 @@ NETWORKS = {
     "ResNeSt": Small("resnest14d", 32),
     "Res2Net": Small("res2net50_18w_4s", 32, SHALLOW),
     "DenseNet": Small("densenet121", 32, {"depths": (4, 8, 8, 4)}),
-    "DPN": Small("dpn68", 32, SHALLOW),
+    "DPN": Small("dpn68", 32, {"depths": (1, 1, 1, 2)}),
     "HarDNet": Small("hardnet39ds", 32),
     "RedNet": Small("rednet26", 32, SHALLOW, ("epochs=20", "test_every=20")),
     "DCDC": Small("dcdc18", 32, SHALLOW),
