@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import RESULTS, Plan, environment
+from benchmarks.harness import RESULTS, Plan, describe_machine, environment
 from benchmarks.networks import TEN
 from benchmarks.plot import Draw
 from benchmarks.table import Target, geometric_mean, number, write_page
@@ -81,11 +81,16 @@ Measured = dict[str, Times]  # by "network, measure"
 
 
 def measured_times(networks: Sequence[str], folder: pathlib.Path = RESULTS) -> tuple[Measured, list[str]]:
-    """What the pages of these networks hold, and their remarks, each once."""
+    """What the pages of these networks hold, and their remarks, each once; if there were several machines, which measured what."""
     paths = {network: folder / f"{page(network)}.json" for network in networks}
     records = {network: json.loads(path.read_text("utf-8")) for network, path in paths.items() if path.exists()}
-    remarks = dict.fromkeys(remark for record in records.values() for remark in record["remarks"])
-    return {f"{n}, {m}": times(record, m) for n, record in records.items() for m in (ONE, EIGHT)}, list(remarks)
+    remarks = list(dict.fromkeys(remark for record in records.values() for remark in record["remarks"]))
+    machines: dict[str, list[str]] = {}
+    for network, record in records.items():
+        machines.setdefault(describe_machine(record["environment"]), []).append(network)
+    if len(machines) > 1:
+        remarks += [f"Measured on {machine}: {', '.join(measured)}." for machine, measured in machines.items()]
+    return {f"{n}, {m}": times(record, m) for n, record in records.items() for m in (ONE, EIGHT)}, remarks
 
 
 def targets(measured: Measured) -> list[Target]:

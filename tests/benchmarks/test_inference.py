@@ -200,14 +200,19 @@ def test_comparisons() -> None:
 def test_summary(tmp_path: Path) -> None:
     """A page over the networks that have pages; what was not there has no target."""
     assert inference_page.summarise(Plan(), tmp_path) == []
-    for network, factor in (("resnet50", 1.0), ("dpn68", 4.0)):
+    for network, factor, cores in (("resnet50", 1.0, 2), ("dpn68", 4.0, 8)):
         rounds = {
             name: {ONE: [{"fastest": factor * t if name == FUSED else t} for t in ts], EIGHT: []}
             for name, ts in TIMES.items()
         }
         for name in rounds:
             rounds[name][EIGHT] = rounds[name][ONE]
-        record = {"remarks": ["Missing here: openvino"], "milliseconds_by_round": rounds}
+        machine = {"system": "Linux", "machine": "x86_64", "vector_extensions": ["avx2"], "cores": cores}
+        record = {
+            "environment": machine,
+            "remarks": ["Missing here: openvino"],
+            "milliseconds_by_round": rounds,
+        }
         (tmp_path / f"inference_{network}.json").write_text(json.dumps(record))
     inference_page.summarise(Plan(), tmp_path)
     record = json.loads((tmp_path / "inference.json").read_text())
@@ -216,4 +221,5 @@ def test_summary(tmp_path: Path) -> None:
     assert "2 networks" in eager["text"] and "3.15, dpn68" in eager["text"]
     page = (tmp_path / "inference.md").read_text()
     assert "OpenVINO" not in page.split("Missing")[0] and page.count("Missing here: openvino") == 1
+    assert "Measured on Linux, x86_64 (avx2), 8 cores: dpn68." in page and "2 cores: resnet50." in page
     assert (tmp_path / "inference.svg").exists()
