@@ -242,19 +242,25 @@ def work_remark(series: str, by_measure: Mapping[str, Growth]) -> str:
 
 def plot(figure: Any, measured: Mapping[str, Mapping[str, Growth]]) -> None:
     """A log-log panel for each quantity, a line for each network and measure."""
+    from matplotlib import ticker
+
     groups: dict[str, list[str]] = {}
     for series in measured:
         groups.setdefault(series.split(",")[0], []).append(series)
+    figure.set_size_inches(11, 4.5 * math.ceil(len(groups) / 3))
     panels = figure.subplots(math.ceil(len(groups) / 3), min(3, len(groups)), squeeze=False).flat
     for (group, names), panel in zip(groups.items(), panels, strict=False):
+        panel.set(title=f"{group} (slopes)", xlabel=SERIES[names[0]].quantity, ylabel="ms", xscale="log", yscale="log")
         for name in names:
             for measure, found in measured[name].items():
-                x, times = list(found.times), list(found.times.values())
-                ends = [[t.median - t.low for t in times], [t.high - t.median for t in times]]
                 label = f"{name.partition(', ')[2]}, {measure}: {number(found.slope.median)}"
-                panel.errorbar(x, [t.median for t in times], ends, marker="o", label=label)
-        panel.set(title=f"{group} (slopes)", xlabel=SERIES[names[0]].quantity, ylabel="ms", xscale="log", yscale="log")
-        panel.legend(fontsize="x-small")
+                panel.plot(list(found.times), [time.median for time in found.times.values()], marker="o", label=label)
+        places = sorted({x for name in names for found in measured[name].values() for x in found.times})
+        panel.set_xticks(places, [f"{x:,}" for x in places])
+        panel.xaxis.set_minor_locator(ticker.NullLocator())
+        for labels in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+            labels(ticker.FuncFormatter(lambda ms, _: f"{ms:,.0f}" if f"{ms:.0e}"[0] in "125" else ""))
+        panel.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.15))
     for panel in list(panels):
         panel.remove()
 
