@@ -19,6 +19,9 @@ from benchmarks.table import Target, write
 
 HERE = "benchmarks.input_pipeline"
 FILES, IMAGES, BATCH, SIZE = 128, 2048, 32, 224
+READY = (
+    4  # batches that a pipeline may make ahead, while others have their turn: PyTorch's loader with two workers does
+)
 WIDTH, HEIGHT, QUALITY = 500, 375, 95  # the usual size of ImageNet's photos, in pixels and about so in bytes
 TORCHVISION = "benchmarks.torchvision_cpu"  # the module that imports it
 CALL = f"{IMAGES} images"
@@ -60,12 +63,13 @@ def raw_measures(folder: str) -> dict[str, Callable[[], Any]]:
 
     dataset = tf.data.Dataset.range(IMAGES, output_type=tf.int32)
     dataset = dataset.map(decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).batch(BATCH)
-    dataset = dataset.prefetch(tf.data.AUTOTUNE).with_options(threads())
-    return {CALL: next_images(dataset.repeat())}
+    return {CALL: next_images(dataset.repeat().prefetch(READY).with_options(threads()))}
 
 
 def our_measures(folder: str, augment: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """`training.pipeline` with a recipe; the numbers are those of one training process with one replica."""
+    import tensorflow as tf
+
     from keras_resnets.preprocessing import Preprocess
     from training.data import Data
     from training.folders import scan
@@ -85,7 +89,9 @@ def our_measures(folder: str, augment: dict[str, Any]) -> dict[str, Callable[[],
         batch_size=BATCH,
     )
     dataset = training_batches(Data(part, part, names, "benchmark"), recipe, Preprocess.of("resnet50"))
-    return {CALL: next_images(dataset.repeat())}
+    options = tf.data.Options()
+    options.autotune.ram_budget = READY * BATCH * SIZE * SIZE * 3 * 4  # bytes
+    return {CALL: next_images(dataset.repeat().with_options(options))}
 
 
 def next_images(batches: Iterable[Any]) -> Callable[[], Any]:
@@ -98,9 +104,11 @@ def next_images(batches: Iterable[Any]) -> Callable[[], Any]:
 def torch_measures(folder: str, coloured: bool, workers: int) -> dict[str, Callable[[], Any]]:
     """torchvision's transforms on Pillow's images, in a DataLoader whose workers stay between calls."""
     import torch
-    from torchvision import datasets, transforms
 
-    import benchmarks.torchvision_cpu  # noqa: F401
+    import benchmarks.torchvision_cpu  # noqa: F401  before torchvision, see there
+
+    # isort: split
+    from torchvision import datasets, transforms
 
     torch.set_num_threads(1)  # images are made in the workers; this process collects them
     steps = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip()]
