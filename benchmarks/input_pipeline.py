@@ -19,9 +19,7 @@ from benchmarks.table import Target, write
 
 HERE = "benchmarks.input_pipeline"
 FILES, IMAGES, BATCH, SIZE = 128, 2048, 32, 224
-READY = (
-    4  # batches that a pipeline may make ahead, while others have their turn: PyTorch's loader with two workers does
-)
+READY = 4  # batches made ahead, at most, while others have their turn; so many PyTorch's loader with two workers makes
 WIDTH, HEIGHT, QUALITY = 500, 375, 95  # the usual size of ImageNet's photos, in pixels and about so in bytes
 TORCHVISION = "benchmarks.torchvision_cpu"  # the module that imports it
 CALL = f"{IMAGES} images"
