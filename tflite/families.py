@@ -172,8 +172,8 @@ def page(outcomes: Sequence[Outcome]) -> str:
         "before a ReLU and cannot be folded (DenseNet), and of very many operators (DCDC) are above a quarter.\n\n"
         "Five networks are second choices. RedNet's first, trained for 14 epochs as the others, lost 0.56 points, and this one was "
         "trained for 20: which images flip is also chance. Narrower first choices of IdentityMappings-CIFAR and ResNeSt-CIFAR had "
-        "ratios of 0.282 and 0.274, and DPN's, with one block less, 0.273: groups of 4 channels are joined to 16 in int8, which makes "
-        "their kernels four times as large. Inception had 93.9 % at the others' learning rate.\n\n"
+        "ratios of 0.282 and 0.274, and DPN's, with one block less, 0.273: groups of 4 channels are joined to 16 in int8, which "
+        "makes their kernels four times as large. Inception had 93.9 % at the others' learning rate.\n\n"
         f"{markdown([COLUMNS, *(row.cells() for row in outcomes)])}\n"
     )
 
