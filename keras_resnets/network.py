@@ -82,7 +82,7 @@ def _updates_after_gradients(optimizer: Any) -> Iterator[None]:
     import tensorflow as tf
 
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of the one that scales losses
-    if "update_step" in vars(optimizer):  # another replica is traced too, and the one update is the first one's
+    if optimizer is None or "update_step" in vars(optimizer):  # another replica is traced too: its update serves both
         yield
         return
     update_step = optimizer.update_step

@@ -145,3 +145,12 @@ def test_updates_begin_when_their_gradients_are_there(kind: str) -> None:
     for mine, keras_own in zip(ours, trained(keras.Model), strict=True):
         np.testing.assert_array_equal(mine, keras_own)
     assert waits and not any(waits)
+
+
+def test_frozen_networks_need_no_optimizer() -> None:
+    network = kr.create_model("resnet20_cifar", depth=1, classes=4)
+    network.trainable = False
+    network.compile(None, "sparse_categorical_crossentropy")
+    history = network.fit(IMAGES, np.zeros(len(IMAGES), int), batch_size=len(IMAGES), verbose=0).history
+    probabilities = np.asarray(network(IMAGES, training=False))
+    assert history["loss"] == [pytest.approx(-np.log(probabilities[:, 0]).mean(), rel=1e-4)]
