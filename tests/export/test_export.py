@@ -13,6 +13,8 @@ import pytest
 
 import keras_resnets as kr
 from keras_resnets.export import ArtifactError, ExportError, ExportReport, export, pipeline, run_artifact
+from keras_resnets.export.onnx import OnnxExporter
+from keras_resnets.export.saved_model import SavedModelExporter
 from keras_resnets.export.tflite import TFLiteExporter
 
 if keras.backend.backend() != "tensorflow":
@@ -70,6 +72,14 @@ def check_report(report: ExportReport, path: Path, report_file: Path) -> None:
     assert (report.real_images, report.random_images, report.images_compared) == (7, 6, 13)
     assert 0 <= report.relative_difference < 1e-5 and report.top1_agreement == 1
     assert report.latency_ms > 0 and report.compared == "outputs"
+
+
+def test_tolerances_are_those_of_the_guide() -> None:
+    """1e-5; TFLite 1e-4, float16 1e-2."""
+    assert SavedModelExporter().tolerance == OnnxExporter().tolerance == 1e-5
+    assert TFLiteExporter().tolerance == 1e-4 and TFLiteExporter(quantization="float16").tolerance == 1e-2
+    guide = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8")
+    assert "| `tolerance` | all | 1e-5; TFLite 1e-4, float16 1e-2; none for 8 bits |" in guide
 
 
 def test_mixed_precision_becomes_float32(images: np.ndarray, tmp_path: Path) -> None:
