@@ -55,7 +55,7 @@ class Exporter(abc.ABC):
     packages: ClassVar[tuple[str, ...]]  # what conversion and proof import
 
     images: np.ndarray | None = None
-    tolerance: float | None = 1e-5
+    tolerance: float | None = 1e-4
     min_agreement: float = 0.0
     overwrite: bool = False
     random_images: int = dataclasses.field(default=6, init=False)
