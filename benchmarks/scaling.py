@@ -258,8 +258,9 @@ def plot(figure: Any, measured: Mapping[str, Mapping[str, Growth]]) -> None:
         places = sorted({x for name in names for found in measured[name].values() for x in found.times})
         panel.set_xticks(places, [f"{x:,}" for x in places])
         panel.xaxis.set_minor_locator(ticker.NullLocator())
-        for labels in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
-            labels(ticker.FuncFormatter(lambda ms, _: f"{ms:,.0f}" if f"{ms:.0e}"[0] in "125" else ""))
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:,.0f}")
+        panel.yaxis.set_minor_formatter(ticker.NullFormatter())
         panel.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.15))
     for panel in list(panels):
         panel.remove()

@@ -81,10 +81,7 @@ def conv2d(
         # A stride beyond the map's size moves nothing, but in bfloat16 oneDNN then leaves parts of the kernel's gradient unset.
         strides = (min(strides[0], x.shape[1] or strides[0]), min(strides[1], x.shape[2] or strides[1]))
     if grouped and is_exporting("int8"):
-        # XNNPACK computes 16 or more filters of a group at a time, in 8 bits: narrow groups cost it the same one by one.
-        with tf.init_scope():  # a constant: the converter does not compute with weights
-            blocks = _block_diagonal(tf.convert_to_tensor(kernel), groups).numpy()
-        kernel = tf.constant(np.concatenate(blocks, axis=-1))
+        kernel = _joined_groups(kernel, groups)
     if training and _trains_on_cpu(x):
         if tuple(kernel.shape[:2]) == strides == (1, 1) and not grouped:
             return _pointwise_conv2d(x, tf.convert_to_tensor(kernel))
@@ -202,6 +199,16 @@ def _chunked_conv2d(x: Any, kernel: Any, strides: Any, mode: str, dilation: Any,
         for part, block in zip(tf.split(x, blocks.shape[0], axis=-1), tf.unstack(blocks), strict=True)
     ]
     return tf.concat(parts, axis=-1)
+
+
+def _joined_groups(kernel: Any, groups: int) -> Any:
+    """The kernel of the same convolution with fewer, wider groups, a constant.
+
+    XNNPACK computes 16 or more filters of a group at a time, in 8 bits: narrow groups cost it the same one by one.
+    """
+    with tf.init_scope():  # the converter does not compute with weights
+        blocks = _block_diagonal(tf.convert_to_tensor(kernel), groups).numpy()
+    return tf.constant(np.concatenate(blocks, axis=-1))
 
 
 def _block_diagonal(kernel: Any, groups: int) -> Any:

@@ -141,10 +141,9 @@ class TFLiteExporter(Exporter):
     def convert(self, model: keras.Model, path: Path) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             # XNNPACK, for which the graph is spelled, does not compute in 16 bits.
-            with contextlib.ExitStack() as spelling:
-                spelling.enter_context(ops.exporting("any" if self.quantization == "int16x8" else "xnnpack"))
-                if self.quantization == "int8":
-                    spelling.enter_context(ops.exporting("int8"))
+            spelling = ops.exporting("any" if self.quantization == "int16x8" else "xnnpack")
+            joined = ops.exporting("int8") if self.quantization == "int8" else contextlib.nullcontext()
+            with spelling, joined:
                 write_saved_model(model, Path(folder), self.batch_size)
             content = (
                 self._quantized(model, folder) if self.quantizer else convert(folder, self.quantization, "float32")
