@@ -2,10 +2,10 @@
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from benchmarks.harness import Comparison
+from benchmarks.harness import Comparison, Summary
 
 # Fills in a figure of matplotlib.
 Draw = Callable[[Any], None]
@@ -50,5 +50,18 @@ def bars(comparison: Comparison, reference: str, title: str) -> Draw:
             panel.set(xlabel=f"time ÷ {reference}", title=measure)
         panels[0].invert_yaxis()
         figure.suptitle(title)
+
+    return draw
+
+
+def ranges(summaries: Mapping[str, Summary], axis: str, title: str) -> Draw:
+    """A bar for each name: the median with the range. `axis` says what is measured, with its unit."""
+
+    def draw(figure: Any) -> None:
+        panel, found = figure.subplots(), summaries.values()
+        errors = [[s.median - s.low for s in found], [s.high - s.median for s in found]]
+        panel.barh(list(summaries), [s.median for s in found], xerr=errors, color="tab:blue", ecolor="black")
+        panel.invert_yaxis()
+        panel.set(xlabel=axis, title=title)
 
     return draw

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from benchmarks.harness import RESULTS, Comparison, Plan, Rounds, describe, environment
 from benchmarks.options import add_options, choose, chosen_plan, measured_lately
+from benchmarks.plot import Draw
 from benchmarks.table import Target, spread, write_page
 from training.data import LabelledImages, Split
 from training.loop import Run
@@ -239,7 +240,28 @@ def write_results(measured: dict[str, Comparison], folder: Path = RESULTS) -> No
     )
     networks = {name: {"versions": c.versions[LOOP], "milliseconds": c.times} for name, c in measured.items()}
     record = {"environment": surroundings, "networks": networks}
-    write_page("train_loop", TITLE, cells(measured), how, record, targets(measured), folder=folder)
+    write_page(
+        "train_loop", TITLE, cells(measured), how, record, targets(measured), draw=drawing(measured), folder=folder
+    )
+
+
+def drawing(measured: dict[str, Comparison]) -> Draw:
+    """The ratios by network, of processor time."""
+
+    def draw(figure: Any) -> None:
+        panel = figure.subplots()
+        for place, (name, colour) in enumerate({LOOP: "tab:blue", FIT: "tab:gray"}.items()):
+            ratios = [comparison.ratio(name, BARE, PROCESSOR) for comparison in measured.values()]
+            errors = [[r.median - r.low for r in ratios], [r.high - r.median for r in ratios]]
+            places = [number + 0.4 * (place - 0.5) for number in range(len(ratios))]
+            panel.barh(places, [r.median for r in ratios], 0.4, xerr=errors, color=colour, ecolor="black", label=name)
+        panel.set_yticks(range(len(measured)), list(measured))
+        panel.invert_yaxis()
+        panel.axvline(1, color="black", linewidth=0.8)
+        panel.set(xlabel=f"processor time ÷ {BARE}", title=TITLE)
+        panel.legend()
+
+    return draw
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.harness import ROOT, Plan, Summary, describe, environment
 from benchmarks.options import add_options, chosen_plan, measured_lately
+from benchmarks.plot import ranges
 from benchmarks.table import Target, spread, write_page
 
 CHECKPOINT = "resnet50.a1_in1k.safetensors"
@@ -93,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     targets = [Target(step, summaries[step].median, at_most=limit) for step, limit in LIMITS.items()]
     here = environment(plan)
     how = f"Median (lowest–highest) of {plan.rounds} fresh processes. {describe(here)}."
-    write_page("weights", f"Weights of ResNet-50, a file of {size / 1e6:.1f} MB",
-               [["", ""], *([step, spread(summary)] for step, summary in summaries.items())], how,
-               {"environment": here, "processes": samples}, targets)  # fmt: skip
+    title = f"Weights of ResNet-50, a file of {size / 1e6:.1f} MB"
+    table = [["", ""], *([step, spread(summary)] for step, summary in summaries.items())]
+    seconds = {step: summary for step, summary in summaries.items() if step.endswith(", s")}
+    record = {"environment": here, "processes": samples}
+    write_page("weights", title, table, how, record, targets, draw=ranges(seconds, "seconds", title))

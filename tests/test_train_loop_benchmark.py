@@ -52,6 +52,8 @@ def test_page(tmp_path: Path) -> None:
         in lines
     )
     assert lines[-1] == "* resnet50, processor time of training.train ÷ bare step: 1.04 (target: at most 1.05; met)"
+    picture = (tmp_path / "train_loop.svg").read_text("utf-8")
+    assert all(text in picture for text in ("resnet50", LOOP, FIT))
     record = json.loads((tmp_path / "train_loop.json").read_text("utf-8"))
     assert record["networks"]["resnet50"]["milliseconds"] == times
     assert record["targets"][0]["measured"] == pytest.approx(1.045) and record["targets"][0]["met"]

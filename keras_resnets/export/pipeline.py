@@ -1,6 +1,7 @@
 """From model to proven artifact: fold, convert, run elsewhere, compare, and only then put it where it was asked for."""
 
 import dataclasses
+import difflib
 import errno
 import importlib.util
 import json
@@ -98,8 +99,11 @@ def _check_environment(exporter: Exporter, format: str) -> None:
 def _check_target(path: Path, target: Path, exporter: Exporter) -> None:
     if exporter.suffix and path.suffix != exporter.suffix:
         raise ValueError(f"path must end in {exporter.suffix!r}, not {os.fspath(path)!r}")
-    if not exporter.suffix and path.suffix in {kind.suffix for kind in FORMATS.values() if kind.suffix}:
-        raise ValueError(f"path {os.fspath(path)!r} is a directory's here: name it without {path.suffix!r}")
+    suffixes = [kind.suffix for kind in FORMATS.values() if kind.suffix]
+    meant = difflib.get_close_matches(path.suffix.lower(), suffixes, n=1, cutoff=0.7)
+    if not exporter.suffix and meant:  # "a.onnx", and also "a.onx", but not "a.savedmodel" or "a.v2"
+        raise ValueError(f"path {os.fspath(path)!r} would be a directory, with format='saved_model': name it without "
+                         f"{path.suffix!r}, or for a file end it in {meant[0]!r} and give format={meant[0][1:]!r}")  # fmt: skip
     if not path.parent.is_dir():
         raise ValueError(f"path {os.fspath(path)!r} is in a directory that does not exist")
     if target.exists() and not exporter.overwrite:

@@ -192,6 +192,7 @@ CALIBRATION = np.zeros((1, 32, 32, 3), "float32")
         ("a.onnx", "onnx", {"opsets": 17}, "unknown option 'opsets': did you mean 'opset'"),
         ("a.onnx", "tflite", {}, "path must end in '.tflite'"),
         ("a.onnx", "saved_model", {}, "name it without '.onnx'"),
+        ("a.onx", "saved_model", {}, "name it without '.onx', or for a file end it in '.onnx'"),
         ("no/a.onnx", "onnx", {}, "in a directory that does not exist"),
         ("a", "saved_model", {"tolerance": 0}, "tolerance must be above 0"),
         ("a", "saved_model", {"tolerance": None}, "tolerance must be a number"),
