@@ -27,6 +27,7 @@ from keras_resnets.fusion import as_float32, fuse
 
 FORMATS: dict[str, type[Exporter]] = {"saved_model": SavedModelExporter, "tflite": TFLiteExporter, "onnx": OnnxExporter}
 
+MOST_GIGABYTES = 2  # of a file that is one message, as ONNX's and TFLite's are
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # which TensorFlow tells in words only
 
 
@@ -57,6 +58,7 @@ def export(model: keras.Model, path: str | os.PathLike, format: str = "saved_mod
     _check_target(Path(path), target, exporter)
     _check_model(model)
     model = exporter.prepare(model)
+    _check_size(model, exporter)
     plain = as_float32(model) if any(layer.compute_dtype != "float32" for layer in model._flatten_layers()) else model
     inputs = _inputs(model, exporter)
     probes = exporter.probes(plain, inputs, _reference(plain, inputs))
@@ -119,6 +121,14 @@ def _check_model(model: keras.Model) -> None:
     if not isinstance(model, keras.Model) or len(inputs) != 1 or not outputs:
         raise ValueError("model must be a functional or sequential keras.Model with one input, not "
                          f"{type(model).__name__} with {len(inputs)}")  # fmt: skip
+
+
+def _check_size(model: keras.Model, exporter: Exporter) -> None:
+    """Before minutes of conversion. Quantised files would be smaller, but are made from one in float32."""
+    gigabytes = 4 * model.count_params() / 2**30
+    if exporter.suffix and gigabytes >= MOST_GIGABYTES:
+        raise ExportError(f"the model's weights are {gigabytes:.1f} GiB in float32, and a {exporter.suffix} file holds less than "
+                          f"{MOST_GIGABYTES} GiB: format 'saved_model' has no such limit")  # fmt: skip
 
 
 def _inputs(model: keras.Model, exporter: Exporter) -> np.ndarray:

@@ -208,6 +208,16 @@ def test_bad_arguments(
     refused(tmp_path, message, network, tmp_path / path, format, **options)
 
 
+@pytest.mark.parametrize("suffix", [".tflite", ".onnx"])
+def test_more_than_a_file_holds(
+    monkeypatch: pytest.MonkeyPatch, network: keras.Model, tmp_path: Path, suffix: str
+) -> None:
+    monkeypatch.setattr(pipeline, "MOST_GIGABYTES", 4 * network.count_params() / 2**30)
+    refused(tmp_path, f"a {suffix} file holds less than .* GiB", network, tmp_path / f"a{suffix}", suffix[1:])
+    monkeypatch.setattr(pipeline, "MOST_GIGABYTES", 4.01 * network.count_params() / 2**30)
+    assert export(network, tmp_path / f"a{suffix}", suffix[1:]).top1_agreement == 1
+
+
 def test_bad_models(network: keras.Model, tmp_path: Path) -> None:
     image, mask = keras.Input((8, 8, 3)), keras.Input((8, 8, 1))
     refused(tmp_path, "one input, not Functional with 2", keras.Model([image, mask], image * mask), tmp_path / "a")
