@@ -1,6 +1,7 @@
 """The class of every network."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,7 +53,7 @@ class Network(keras.Model):
 
         with tf.init_scope(), tf.variable_creator_scope(_variable_at_once):
             self._symbolic_build(data_batch=arguments[0])
-        with _updates_after_gradients(self.optimizer):
+        with _thrifty_updates(self.optimizer):
             return super().train_step(*arguments)
 
     def get_config(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def _variable_at_once(create: Any, **options: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _updates_after_gradients(optimizer: Any) -> Iterator[None]:
+def _thrifty_updates(optimizer: Any) -> Iterator[None]:
     """Lets a weight's update begin, in graphs traced meanwhile, when its gradient is there.
 
     Otherwise TensorFlow computes what does not depend on gradients, such as the decayed momenta of all weights, when a step begins,
@@ -85,7 +86,8 @@ def _updates_after_gradients(optimizer: Any) -> Iterator[None]:
     if optimizer is None or "update_step" in vars(optimizer):  # another replica is traced too: its update serves both
         yield
         return
-    update_step = optimizer.update_step
+    plain = type(optimizer) is keras.optimizers.SGD and optimizer.momentum
+    update_step = functools.partial(_momentum_step, optimizer) if plain else optimizer.update_step
 
     def update_after_gradient(gradient: Any, variable: Any, learning_rate: Any) -> None:
         with tf.control_dependencies([gradient]):
@@ -96,3 +98,15 @@ def _updates_after_gradients(optimizer: Any) -> Iterator[None]:
         yield
     finally:
         del optimizer.update_step
+
+
+def _momentum_step(optimizer: keras.optimizers.SGD, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    """`optimizer.update_step` as one operator for a weight instead of thirteen: of DenseNet-121's graph those are two fifths."""
+    import tensorflow as tf
+
+    velocity = optimizer.momentums[optimizer._get_variable_index(variable)]
+    var, accum = ((v.value if isinstance(v, keras.Variable) else v).handle for v in (variable, velocity))
+    lr, grad, momentum = (tf.cast(value, variable.dtype) for value in (learning_rate, gradient, optimizer.momentum))
+    tf.raw_ops.ResourceApplyKerasMomentum(
+        var=var, accum=accum, lr=lr, grad=grad, momentum=momentum, use_nesterov=optimizer.nesterov
+    )

@@ -147,6 +147,46 @@ def test_updates_begin_when_their_gradients_are_there(kind: str) -> None:
     assert waits and not any(waits)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow's graphs")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.9, "weight_decay": 0.01, "clipnorm": 0.1, "use_ema": True, "ema_momentum": 0.5},
+        {"momentum": 0.9, "gradient_accumulation_steps": 2},
+        {"momentum": 0.9, "loss_scale": True},
+        {},
+    ],
+    ids=lambda options: ", ".join(options) or "no momentum",
+)
+def test_momentum_in_one_operator_is_that_of_keras(options: dict[str, Any]) -> None:
+    """To a rounding; one operator for a weight, and none without momentum."""
+    import tensorflow as tf
+
+    labels = np.arange(len(IMAGES)) % 4
+
+    def trained(model_class: Any) -> tuple[list[np.ndarray], int]:
+        keras.utils.set_random_seed(0)
+        network = kr.create_model("plain20_cifar", depth=1, classes=4)
+        model = network if model_class is None else model_class(network.inputs, network.outputs)
+        own = {name: value for name, value in options.items() if name != "loss_scale"}
+        sgd = keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.01, 1, 0.9), **own)
+        whole = keras.optimizers.LossScaleOptimizer(sgd) if "loss_scale" in options else sgd
+        model.compile(whole, keras.losses.SparseCategoricalCrossentropy())
+        model.fit(IMAGES, labels, batch_size=len(IMAGES) // 2, epochs=2, verbose=0, shuffle=False)
+        graph = tf.function(model.train_step).get_concrete_function((IMAGES, labels)).graph.as_graph_def()
+        nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+        variables = [np.asarray(variable) for variable in (*model.variables, *whole.variables)]
+        return variables, [node.op for node in nodes].count("ResourceApplyKerasMomentum")
+
+    (ours, operators), (theirs, none) = trained(None), trained(keras.Model)
+    for mine, keras_own in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, keras_own, rtol=1e-5, atol=1e-6)
+    weights = len(kr.create_model("plain20_cifar", depth=1, classes=4).trainable_variables)
+    assert operators == (weights if options else 0) and none == 0
+
+
 def test_frozen_networks_need_no_optimizer() -> None:
     network = kr.create_model("resnet20_cifar", depth=1, classes=4)
     network.trainable = False
