@@ -316,11 +316,17 @@ def has_fused_batch_norm(x: Any) -> bool:
     return _BACKEND == "tensorflow" and len(x.shape) == 4 and x.dtype.name in ("float32", "bfloat16", "float16")
 
 
-def fused_batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool) -> Any:
-    """TensorFlow's fused batch normalisation: `(y, batch mean, unbiased batch variance)`; float32 statistics throughout."""
+def fused_batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, epsilon: float, training: bool,
+                     momentum: float = 0.0) -> Any:  # fmt: skip
+    """TensorFlow's fused batch normalisation: `(y, mean, variance)`, float32 statistics throughout.
+
+    In training `y` is normalised by the batch's own statistics. `mean` and unbiased `variance` are theirs, averaged with the given
+    ones where those have a weight, `momentum`.
+    """
     result = tf.raw_ops.FusedBatchNormV3(
-        x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon, is_training=training
-    )
+        x=x, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=epsilon, is_training=training,
+        exponential_avg_factor=1.0 - momentum,
+    )  # fmt: skip
     return result.y, result.batch_mean, result.batch_variance
 
 

@@ -36,14 +36,17 @@ class BatchNorm(keras.layers.BatchNormalization):
     def call(self, x: Any, training: bool | None = None) -> Any:
         training = bool(training) and self.trainable
         if ops.has_fused_batch_norm(x) and not (self.synchronized and training):
+            averaged = training and not self.biased_variance
             y, mean, variance = ops.fused_batch_norm(
-                x, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon, training
-            )
-            if training:
-                if self.biased_variance:
-                    count = kops.cast(kops.size(x) // x.shape[-1], variance.dtype)
-                    variance = variance * ((count - 1) / count)
-                self._update(mean, variance)
+                x, self.gamma, self.beta, self.moving_mean, self.moving_variance, self.epsilon, training,
+                momentum=self.momentum if averaged else 0.0,
+            )  # fmt: skip
+            if averaged:
+                self.moving_mean.assign(mean)
+                self.moving_variance.assign(variance)
+            elif training:
+                count = kops.cast(kops.size(x) // x.shape[-1], variance.dtype)
+                self._update(mean, variance * ((count - 1) / count))
             return y
         wide = kops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         mean, variance = self.moving_mean, self.moving_variance
