@@ -314,13 +314,21 @@ def test_xla_is_refused_for_grouped_convolutions_without_an_accelerator() -> Non
     assert Conv2D(32, 3).supports_jit
 
 
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 1.0])
 @pytest.mark.parametrize("jit", [False, True])
-def test_fused_batch_norm(jit: bool) -> None:
-    """The graph, compiled or not: biased variance for the output, unbiased for the moving variance."""
+def test_fused_batch_norm(jit: bool, momentum: float, biased: bool) -> None:
+    """The graph, compiled or not: biased variance for the output, unbiased for the moving variance unless asked for."""
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 6)).astype("float32")
-    norm = BatchNorm(epsilon=1e-5, momentum=0.9)
+    norm = BatchNorm(epsilon=1e-5, momentum=momentum, biased_variance=biased)
     norm.build(x.shape)
-    y = tf.function(lambda x: norm(x, training=True), jit_compile=jit)(x)
-    np.testing.assert_allclose(y, (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5), atol=1e-5)
-    np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean((0, 1, 2)), atol=1e-6)
-    np.testing.assert_allclose(norm.moving_variance, 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-6)
+    train = tf.function(lambda x: norm(x, training=True), jit_compile=jit)
+    mean, variance = np.zeros(6), np.ones(6)
+    for batch in (x, 2 * x + 1):
+        y = train(batch)
+        scale = np.sqrt(batch.var((0, 1, 2)) + 1e-5)
+        np.testing.assert_allclose(y, (batch - batch.mean((0, 1, 2))) / scale, atol=1e-5)
+        mean = momentum * mean + (1 - momentum) * batch.mean((0, 1, 2))
+        variance = momentum * variance + (1 - momentum) * batch.var((0, 1, 2), ddof=0 if biased else 1)
+    np.testing.assert_allclose(norm.moving_mean, mean, atol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance, variance, rtol=2e-6)
