@@ -11,11 +11,12 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -84,8 +85,8 @@ def small_size(name: str) -> int:
     return min(info.input_size, SMALL_INCEPTION if info.family == "Inception" else SMALL)
 
 
-def measure(name: str, formats: Sequence[str]) -> list[Row]:
-    """Exports one network; a refusal becomes its row's error."""
+def measure(name: str, formats: Sequence[str]) -> Iterator[Row]:
+    """Exports one network, format by format; a refusal becomes its row's error."""
     import keras
 
     from keras_resnets.export.photos import real_images
@@ -94,7 +95,6 @@ def measure(name: str, formats: Sequence[str]) -> list[Row]:
     size = small_size(name)
     network = kr.create_model(name, input_shape=(size, size, 3), classifier_activation=None)
     make_statistics_matter(network)
-    rows = []
     for format in formats:
         options = dict(FORMATS[format])
         if "quantization" in options:  # of untrained weights the classes mean nothing, how far off the logits are does
@@ -112,8 +112,7 @@ def measure(name: str, formats: Sequence[str]) -> list[Row]:
                     size_mb=round(report.size_bytes / 1e6, 2), latency_ms=round(report.latency_ms, 2),
                     operators=sum(report.operators.values()), partitions="" if report.partitions is None else report.partitions,
                 )  # fmt: skip
-        rows.append(dataclasses.replace(row, seconds=round(time.monotonic() - started, 1)))
-    return rows
+        yield dataclasses.replace(row, seconds=round(time.monotonic() - started, 1))
 
 
 def make_statistics_matter(network: Any) -> None:
@@ -144,11 +143,14 @@ def make_statistics_matter(network: Any) -> None:
 
 
 def measure_to_file(name: str, formats: Sequence[str], folder: pathlib.Path) -> None:
-    """Writes what `measure` returns as a table, and what is printed meanwhile, converters' chatter, beside it."""
+    """Writes what `measure` gives as a table, row by row, and what is printed meanwhile, converters' chatter, beside it."""
+    rows: list[Row] = []
     with (folder / f"{name}.log").open("w") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
-        write_table(measure(name, formats), folder / f"{name}.csv")
+        for row in measure(name, formats):
+            rows.append(row)
+            write_table(rows, folder / f"{name}.csv")
 
 
 def measure_in_process(name: str, formats: Sequence[str], folder: pathlib.Path) -> list[Row]:
@@ -156,16 +158,18 @@ def measure_in_process(name: str, formats: Sequence[str], folder: pathlib.Path) 
     process = FRESH.Process(target=measure_to_file, args=(name, formats, folder))
     process.start()
     process.join(TIMEOUT)
+    rows = read_table(folder / f"{name}.csv")
     if process.exitcode == 0:
-        return read_table(folder / f"{name}.csv")
+        return rows
     process.kill()
-    failed = f"not done after {TIMEOUT} s" if process.exitcode is None else f"exit status {process.exitcode}"
+    failed = {
+        None: f"not done after {TIMEOUT} s",
+        -signal.SIGKILL: "killed, as a process is that takes too much memory",
+    }
     printed = (folder / f"{name}.log").read_text(errors="replace").split()
-    info = kr.model_info(name)
-    return [
-        Row(name, info.family, small_size(name), format, error=" ".join([failed, *printed[-40:]])[:300])
-        for format in formats
-    ]
+    error = " ".join([failed.get(process.exitcode, f"exit status {process.exitcode}") + ":", *printed[-40:]])[:300]
+    info, left = kr.model_info(name), [format for format in formats if format not in {row.format for row in rows}]
+    return [*rows, *(Row(name, info.family, small_size(name), format, error=error) for format in left)]
 
 
 def pending(rows: Sequence[Row], pattern: str) -> dict[str, list[str]]:

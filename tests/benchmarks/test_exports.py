@@ -1,5 +1,9 @@
 """The matrix of exports: what a table is read from and written to, and what is left to do after an interruption."""
 
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -57,6 +61,20 @@ def test_refusals_become_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = exports.measure("resnet20_cifar", ["onnx"])
     assert found.error == "the onnx file differs by 3" and found.relative_difference == ""
     assert (found.network, found.family, found.input_size) == ("resnet20_cifar", "ResNet-CIFAR", 32)
+
+
+def test_what_a_killed_process_has_measured_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def measured(name: str, formats: list[str]) -> Iterator[Row]:
+        yield row(name, formats[0])
+        print("converting", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(exports, "FRESH", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(exports, "measure", measured)
+    rows = exports.measure_in_process("resnet18", ["onnx", "tflite"], tmp_path)
+    assert [(r.format, r.error) for r in rows] == [
+        ("onnx", ""), ("tflite", "killed, as a process is that takes too much memory: converting")
+    ]  # fmt: skip
 
 
 def test_interrupted_runs_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
