@@ -158,16 +158,16 @@ def measure_in_process(name: str, formats: Sequence[str], folder: pathlib.Path) 
     process = FRESH.Process(target=measure_to_file, args=(name, formats, folder))
     process.start()
     process.join(TIMEOUT)
-    rows = read_table(folder / f"{name}.csv")
-    if process.exitcode == 0:
+    rows, status = read_table(folder / f"{name}.csv"), process.exitcode
+    if status == 0:
         return rows
     process.kill()
-    failed = {
-        None: f"not done after {TIMEOUT} s",
-        -signal.SIGKILL: "killed, as a process is that takes too much memory",
-    }
-    printed = (folder / f"{name}.log").read_text(errors="replace").split()
-    error = " ".join([failed.get(process.exitcode, f"exit status {process.exitcode}") + ":", *printed[-40:]])[:300]
+    if status == -signal.SIGKILL:
+        error = "killed, as a process is that takes more memory than there is"
+    else:
+        printed = (folder / f"{name}.log").read_text(errors="replace").split()
+        failed = f"not done after {TIMEOUT} s" if status is None else f"exit status {status}"
+        error = " ".join([f"{failed}:", *printed[-40:]])[:300]
     info, left = kr.model_info(name), [format for format in formats if format not in {row.format for row in rows}]
     return [*rows, *(Row(name, info.family, small_size(name), format, error=error) for format in left)]
 

@@ -1,6 +1,7 @@
 """docs/exports.md: what the proofs of every network in every format measured, see benchmarks/exports.py."""
 
 import pathlib
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import keras_resnets as kr
 
 PAGE = pathlib.Path(__file__).parent / "exports.md"
 TITLES = {"saved_model": "SavedModel", "onnx": "ONNX", "tflite": "TFLite", "tflite int8": "TFLite, 8 bits"}
+SIZE_AT_MOST = 0.27  # of the float32 file
 HEAD = """# Every network in every format
 
 Written by `make export-all` (`python -m benchmarks.exports`): each network of the registry with random weights, normalised by
@@ -42,7 +44,7 @@ def page(rows: Sequence[Any]) -> str:
             lines.append(
                 f"| {title} | {len(good)} | {largest:.1e} | {min(float(row.top1_agreement) for row in good):.1%} |"
             )
-    lines.append("")
+    lines += ["", *small_files(rows), ""]
     for family in sorted({row.family for row in rows}, key=str.lower):
         header = "| network | input | format | difference | agreement | size | latency | operators | partitions |"
         lines += [f"## {family}", "", header, "|---|---:|---|---:|---:|---:|---:|---:|---:|"]
@@ -55,6 +57,21 @@ def page(rows: Sequence[Any]) -> str:
                              f"{row.size_mb} | {row.latency_ms} | {row.operators} | {row.partitions} |")  # fmt: skip
         lines.append("")
     return "\n".join(lines)
+
+
+def small_files(rows: Sequence[Any]) -> list[str]:
+    """A sentence about the sizes of 8-bit files; none if there are none."""
+    sizes = {(row.network, row.format): float(row.size_mb) for row in rows if not row.error}
+    ratios = {name: size / sizes[name, "tflite"] for (name, format), size in sizes.items()
+              if format == "tflite int8" and (name, "tflite") in sizes}  # fmt: skip
+    if not ratios:
+        return []
+    large = sorted(
+        (name for name in ratios if round(ratios[name], 2) > SIZE_AT_MOST), key=ratios.__getitem__, reverse=True
+    )
+    more = ". More: " + ", ".join(f"`{name}` {ratios[name]:.2f}" for name in large) if large else ""
+    return [f"8-bit files take {statistics.median(ratios.values()):.3f} of the float32 files in the median, and at most "
+            f"{SIZE_AT_MOST} for {len(ratios) - len(large)} of {len(ratios)} networks{more}."]  # fmt: skip
 
 
 def write(rows: Sequence[Any]) -> pathlib.Path:

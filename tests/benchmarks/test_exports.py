@@ -1,5 +1,6 @@
 """The matrix of exports: what a table is read from and written to, and what is left to do after an interruption."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -66,14 +67,13 @@ def test_refusals_become_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_killed_process_has_measured_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def measured(name: str, formats: list[str]) -> Iterator[Row]:
         yield row(name, formats[0])
-        print("converting", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(exports, "FRESH", multiprocessing.get_context("fork"))
     monkeypatch.setattr(exports, "measure", measured)
     rows = exports.measure_in_process("resnet18", ["onnx", "tflite"], tmp_path)
     assert [(r.format, r.error) for r in rows] == [
-        ("onnx", ""), ("tflite", "killed, as a process is that takes too much memory: converting")
+        ("onnx", ""), ("tflite", "killed, as a process is that takes more memory than there is")
     ]  # fmt: skip
 
 
@@ -96,6 +96,23 @@ def test_interrupted_runs_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert asked == [("resnet18", ["saved_model", "tflite", "tflite int8"])] and written == [5]
     sizes = {(r.network, r.format): int(r.input_size) for r in read_table(table)}
     assert sizes == {("resnet34", "onnx"): 64, **{("resnet18", format): 64 for format in FORMATS}}
+
+
+def test_page() -> None:
+    def measured(network: str, format: str, size_mb: str) -> Row:
+        return dataclasses.replace(
+            row(network, format), relative_difference="1e-6", top1_agreement="1.0", size_mb=size_mb
+        )
+
+    sizes = {"resnet18": "10.0", "resnet34": "27.6"}
+    rows = [measured(name, "tflite", "40.0") for name in sizes]
+    rows += [measured(name, "tflite int8", size) for name, size in sizes.items()]
+    rows.append(row("resnet50", "onnx", error="differs"))
+    text = exports.exports_page.page(rows)
+    assert "| `resnet50` | ONNX | differs |" in text
+    assert (
+        "0.470 of the float32 files in the median, and at most 0.27 for 1 of 2 networks. More: `resnet34` 0.69." in text
+    )
 
 
 def test_unknown_network(capsys: pytest.CaptureFixture[str]) -> None:
