@@ -259,7 +259,7 @@ def drawing(measured: dict[str, Comparison]) -> Draw:
         panel.invert_yaxis()
         panel.axvline(1, color="black", linewidth=0.8)
         panel.set(xlabel=f"processor time ÷ {BARE}", title=TITLE)
-        panel.legend()
+        figure.legend(loc="outside lower center", ncols=2)
 
     return draw
 

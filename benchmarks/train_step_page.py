@@ -90,7 +90,7 @@ def bars(found: Records) -> Draw:
         panel.set(xscale="log", xlabel=f"time of {OURS} ÷ the rival's: below 1 is faster", yticks=range(len(found)))
         panel.set_yticklabels(found)
         panel.invert_yaxis()
-        panel.legend()
+        figure.legend(loc="outside lower center", ncols=len(RIVALS))
 
     return draw
 
