@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import peers, run
-from benchmarks.harness import Plan, environment
+from benchmarks.harness import RESULTS, Plan, environment
 from benchmarks.options import add_options, choose, chosen_plan, measured_lately, peers_missing, torch_contenders
 
 pytest.importorskip("tensorflow", reason="suites time TensorFlow")
@@ -48,6 +48,16 @@ def test_all_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="failed: memory"):
         run.main(["all", "--rounds", "1"])
     assert called == [[suite, "--rounds", "1"] for suite in run.SUITES]
+
+
+def test_every_result_has_a_page_and_a_picture() -> None:
+    """Of the runs that the repository holds: a suite that writes no picture leaves a gap here, and so does one never run."""
+    names = {file.stem for file in RESULTS.glob("*.json")}
+    assert {suite for suite in run.SUITES if suite not in names} == set()
+    for name in names:
+        title = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))["title"]
+        assert (RESULTS / f"{name}.md").read_text("utf-8").startswith(f"# {title}\n")
+        assert (RESULTS / f"{name}.svg").read_text("utf-8").rstrip().endswith("</svg>")
 
 
 def parsed(*words: str) -> argparse.Namespace:
