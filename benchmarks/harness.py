@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent
@@ -197,6 +197,17 @@ def describe_machine(surroundings: dict[str, Any]) -> str:
     flags = ", ".join(e["vector_extensions"]) or "no vector extensions known"
     processor = e.get("processor") or e["machine"]
     return f"{e['system']}, {processor} ({flags}), {e['cores']} cores"
+
+
+def machines(records: Iterable[dict[str, Any]]) -> list[str]:
+    """The machines that results were measured on, each once: of a page over other pages, theirs and not its own."""
+    return list(
+        dict.fromkeys(
+            machine
+            for record in records
+            for machine in record.get("machines") or [describe_machine(record["environment"])]
+        )
+    )
 
 
 def describe(surroundings: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import RESULTS, Plan, describe_machine, environment
+from benchmarks.harness import RESULTS, Plan, environment, machines
 from benchmarks.networks import TEN
 from benchmarks.plot import Draw
 from benchmarks.table import Target, geometric_mean, number, write_page
@@ -80,17 +80,20 @@ def comparisons(found: Times) -> dict[str, float]:
 Measured = dict[str, Times]  # by "network, measure"
 
 
-def measured_times(networks: Sequence[str], folder: pathlib.Path = RESULTS) -> tuple[Measured, list[str]]:
-    """What the pages of these networks hold, and their remarks, each once; if there were several machines, which measured what."""
+def records(networks: Sequence[str], folder: pathlib.Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """The pages of these networks, in this run or before."""
     paths = {network: folder / f"{page(network)}.json" for network in networks}
-    records = {network: json.loads(path.read_text("utf-8")) for network, path in paths.items() if path.exists()}
-    remarks = list(dict.fromkeys(remark for record in records.values() for remark in record["remarks"]))
-    machines: dict[str, list[str]] = {}
-    for network, record in records.items():
-        machines.setdefault(describe_machine(record["environment"]), []).append(network)
-    if len(machines) > 1:
-        remarks += [f"Measured on {machine}: {', '.join(measured)}." for machine, measured in machines.items()]
-    return {f"{n}, {m}": times(record, m) for n, record in records.items() for m in (ONE, EIGHT)}, remarks
+    return {network: json.loads(path.read_text("utf-8")) for network, path in paths.items() if path.exists()}
+
+
+def remarks(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Those of the pages, each once; if there were several machines, which measured what."""
+    lines = list(dict.fromkeys(remark for record in found.values() for remark in record["remarks"]))
+    where = {
+        machine: [n for n, record in found.items() if machines([record]) == [machine]]
+        for machine in machines(found.values())
+    }
+    return lines + [f"Measured on {machine}: {', '.join(of_it)}." for machine, of_it in where.items() if len(where) > 1]
 
 
 def targets(measured: Measured) -> list[Target]:
@@ -143,9 +146,10 @@ def bars(measured: Measured) -> Draw:
 
 def summarise(plan: Plan, folder: pathlib.Path = RESULTS) -> list[pathlib.Path]:
     """Writes the page over those of the ten networks that have pages, if any has."""
-    measured, remarks = measured_times(TEN, folder)
-    if not measured:
+    found = records(TEN, folder)
+    if not found:
         return []
+    measured = {f"{n}, {m}": times(record, m) for n, record in found.items() for m in (ONE, EIGHT)}
     how = (
         "Ratios are ours ÷ theirs: below 1 is faster; the median over rounds, in which all take turns, each in its own process "
         "with the same cores and threads, of fastest call ÷ fastest call. Details on the page of each network. All compute in "
@@ -153,9 +157,10 @@ def summarise(plan: Plan, folder: pathlib.Path = RESULTS) -> list[pathlib.Path]:
     )
     record = {
         "environment": environment(plan),
+        "machines": machines(found.values()),
         "ratios": {name: comparisons(found) for name, found in measured.items()},
     }
     title = "Inference on the CPU: the best exported artifact, and fused Keras"
     return write_page(
-        "inference", title, cells(measured), how, record, targets(measured), remarks, bars(measured), folder
+        "inference", title, cells(measured), how, record, targets(measured), remarks(found), bars(measured), folder
     )

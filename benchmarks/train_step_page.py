@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import RESULTS, Plan, Summary, environment
+from benchmarks.harness import RESULTS, Plan, Summary, environment, machines
 from benchmarks.networks import TEN
 from benchmarks.options import CHANNELS_LAST, CONTIGUOUS
 from benchmarks.plot import Draw
@@ -104,6 +104,7 @@ def summarise(networks: Sequence[str], plan: Plan, folder: pathlib.Path = RESULT
     )
     record = {
         "environment": environment(plan),
+        "machines": machines(found.values()),
         "ratios": {
             network: {rival: value.median for rival in RIVALS if (value := ratio(record, rival)) is not None}
             for network, record in found.items()

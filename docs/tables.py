@@ -10,7 +10,7 @@ import json
 import pathlib
 
 import keras_resnets as kr
-from benchmarks.harness import RESULTS, describe_machine
+from benchmarks.harness import RESULTS, machines
 from benchmarks.table import Target, number
 from keras_resnets import registry
 
@@ -91,7 +91,7 @@ def weights_table() -> str:
 def speed_table(headline: bool) -> str:
     """What the benchmarks aimed at and what they found: README's headline, or everything."""
     lines = ["| measured | | aimed at | |", "|---|---:|---|---|"]
-    machines = {}
+    shown = []
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text("utf-8"))
         for target in map(Target.of, record.get("targets", [])):
@@ -99,8 +99,8 @@ def speed_table(headline: bool) -> str:
                 page = "" if headline else f" ([{path.stem}](../benchmarks/results/{path.stem}.md))"
                 met = "met" if target.met else "**missed**"
                 lines.append(f"| {target.text}{page} | {number(target.measured)} | {target.bound} | {met} |")
-                machines[describe_machine(record["environment"])] = None
-    return "\n".join([*lines, "", f"Measured on: {'; '.join(machines)}."])
+                shown.append(record)
+    return "\n".join([*lines, "", f"Measured on: {'; '.join(machines(shown))}."])
 
 
 def with_tables(text: str, tables: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ import keras
 import pytest
 
 from benchmarks import stock, train_step, train_step_page
-from benchmarks.harness import Comparison, Plan, environment
+from benchmarks.harness import Comparison, Plan, describe_machine, environment
 from benchmarks.networks import TEN
 from benchmarks.options import CHANNELS_LAST, CONTIGUOUS
 from benchmarks.train_step_page import GROUPED, OURS, STEP, STOCK
@@ -62,7 +62,11 @@ def write_page(folder: pathlib.Path, network: str, missing: str = "", **millisec
         name: {STEP: [{"fastest": turn[0], "median": turn[0]} for turn in turns[STEP]]}
         for name, turns in measured.times.items()
     }
-    record = {"milliseconds_by_round": rounds, "remarks": [missing] if missing else []}
+    record = {
+        "environment": measured.environment,
+        "milliseconds_by_round": rounds,
+        "remarks": [missing] if missing else [],
+    }
     (folder / f"{train_step_page.page(network)}.json").write_text(json.dumps(record))
 
 
@@ -88,6 +92,7 @@ def test_summary(tmp_path: pathlib.Path) -> None:
     assert grouped["measured"] == pytest.approx(0.025) and grouped["at_most"] == 0.05
     assert others["measured"] == pytest.approx(0.8) and others["at_most"] == 0.85
     assert all(target["headline"] for target in record["targets"])
+    assert record["machines"] == [describe_machine(record["environment"])]
     assert record["ratios"]["resnet50"] == {CONTIGUOUS: 0.5, CHANNELS_LAST: 0.8, STOCK: 0.8}
     assert xml.etree.ElementTree.parse(written[2]).getroot().tag.endswith("svg")
 
