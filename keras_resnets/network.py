@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_resnets import ops
+
 
 @keras.saving.register_keras_serializable("keras_resnets")
 class Network(keras.Model):
@@ -75,7 +77,8 @@ def _variable_at_once(create: Any, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def _thrifty_updates(optimizer: Any) -> Iterator[None]:
-    """Lets a weight's update begin, in graphs traced meanwhile, when its gradient is there.
+    """Saves memory in graphs traced meanwhile: a weight's update begins when its gradient is there, and is one operator where
+    TensorFlow has that operator.
 
     Otherwise TensorFlow computes what does not depend on gradients, such as the decayed momenta of all weights, when a step begins,
     and keeps it through the backward pass.
@@ -86,8 +89,8 @@ def _thrifty_updates(optimizer: Any) -> Iterator[None]:
     if optimizer is None or "update_step" in vars(optimizer):  # another replica is traced too: its update serves both
         yield
         return
-    plain = type(optimizer) is keras.optimizers.SGD and optimizer.momentum
-    update_step = functools.partial(_momentum_step, optimizer) if plain else optimizer.update_step
+    has_operator = type(optimizer) is keras.optimizers.SGD and optimizer.momentum
+    update_step = functools.partial(_momentum_step, optimizer) if has_operator else optimizer.update_step
 
     def update_after_gradient(gradient: Any, variable: Any, learning_rate: Any) -> None:
         with tf.control_dependencies([gradient]):
@@ -101,12 +104,12 @@ def _thrifty_updates(optimizer: Any) -> Iterator[None]:
 
 
 def _momentum_step(optimizer: keras.optimizers.SGD, gradient: Any, variable: Any, learning_rate: Any) -> None:
-    """`optimizer.update_step` as one operator for a weight instead of thirteen: of DenseNet-121's graph those are two fifths."""
+    """`optimizer.update_step` as one operator, in place: six nodes less of the graph for each weight."""
     import tensorflow as tf
 
     velocity = optimizer.momentums[optimizer._get_variable_index(variable)]
-    var, accum = ((v.value if isinstance(v, keras.Variable) else v).handle for v in (variable, velocity))
     lr, grad, momentum = (tf.cast(value, variable.dtype) for value in (learning_rate, gradient, optimizer.momentum))
     tf.raw_ops.ResourceApplyKerasMomentum(
-        var=var, accum=accum, lr=lr, grad=grad, momentum=momentum, use_nesterov=optimizer.nesterov
-    )
+        var=ops.resource(variable), accum=ops.resource(velocity), lr=lr, grad=grad, momentum=momentum,
+        use_nesterov=optimizer.nesterov,
+    )  # fmt: skip

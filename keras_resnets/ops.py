@@ -330,6 +330,11 @@ def fused_batch_norm(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any, ep
     return result.y, result.batch_mean, result.batch_variance
 
 
+def resource(variable: Any) -> Any:
+    """What TensorFlow's operators that update a variable in place take of it, of Keras' variables and of TensorFlow's own."""
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
+
+
 def replicas_in_sync() -> int:
     """How many replicas of a TensorFlow distribution strategy compute this step together (1 without one)."""
     return tf.distribute.get_strategy().num_replicas_in_sync if _BACKEND == "tensorflow" else 1

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_resnets.ops import resource
 from training.recipe import Recipe
 
 
@@ -57,11 +58,11 @@ class SGD(keras.optimizers.Optimizer):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         gradient = _decayed(ops.cast(gradient, variable.dtype), variable, self.l2, self.l2_on)
         velocity = self.velocities[self._get_variable_index(variable)]
-        var, accum = ((v.value if isinstance(v, keras.Variable) else v).handle for v in (variable, velocity))
         lr, momentum = (tf.cast(value, variable.dtype) for value in (learning_rate, self.momentum))
         tf.raw_ops.ResourceApplyMomentum(
-            var=var, accum=accum, lr=lr, grad=gradient, momentum=momentum, use_nesterov=self.nesterov
-        )
+            var=resource(variable), accum=resource(velocity), lr=lr, grad=gradient, momentum=momentum,
+            use_nesterov=self.nesterov,
+        )  # fmt: skip
 
     def get_config(self) -> dict[str, Any]:
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "l2": self.l2, "l2_on": self.l2_on}

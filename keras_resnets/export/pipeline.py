@@ -27,7 +27,7 @@ from keras_resnets.fusion import as_float32, fuse
 
 FORMATS: dict[str, type[Exporter]] = {"saved_model": SavedModelExporter, "tflite": TFLiteExporter, "onnx": OnnxExporter}
 
-MOST_GIGABYTES = 2  # of a file that is one message, as ONNX's and TFLite's are
+FILE_LIMIT = 2**31  # bytes of a file that is one message, as ONNX's and TFLite's are
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # which TensorFlow tells in words only
 
 
@@ -125,10 +125,10 @@ def _check_model(model: keras.Model) -> None:
 
 def _check_size(model: keras.Model, exporter: Exporter) -> None:
     """Before minutes of conversion. Quantised files would be smaller, but are made from one in float32."""
-    gigabytes = 4 * model.count_params() / 2**30
-    if exporter.suffix and gigabytes >= MOST_GIGABYTES:
-        raise ExportError(f"the model's weights are {gigabytes:.1f} GiB in float32, and a {exporter.suffix} file holds less than "
-                          f"{MOST_GIGABYTES} GiB: format 'saved_model' has no such limit")  # fmt: skip
+    weights = 4 * model.count_params()
+    if exporter.suffix and weights >= FILE_LIMIT:
+        raise ExportError(f"the model's weights are {weights / 2**30:.1f} GiB in float32, and a {exporter.suffix} file holds less "
+                          f"than {FILE_LIMIT / 2**30:g} GiB: format 'saved_model' has no such limit")  # fmt: skip
 
 
 def _inputs(model: keras.Model, exporter: Exporter) -> np.ndarray:

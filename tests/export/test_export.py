@@ -212,9 +212,9 @@ def test_bad_arguments(
 def test_more_than_a_file_holds(
     monkeypatch: pytest.MonkeyPatch, network: keras.Model, tmp_path: Path, suffix: str
 ) -> None:
-    monkeypatch.setattr(pipeline, "MOST_GIGABYTES", 4 * network.count_params() / 2**30)
+    monkeypatch.setattr(pipeline, "FILE_LIMIT", 4 * network.count_params())
     refused(tmp_path, f"a {suffix} file holds less than .* GiB", network, tmp_path / f"a{suffix}", suffix[1:])
-    monkeypatch.setattr(pipeline, "MOST_GIGABYTES", 4.01 * network.count_params() / 2**30)
+    monkeypatch.setattr(pipeline, "FILE_LIMIT", 4 * network.count_params() + 1)
     assert export(network, tmp_path / f"a{suffix}", suffix[1:]).top1_agreement == 1
 
 
