@@ -7,6 +7,7 @@ python -m benchmarks.run all [options]
 import importlib
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 # In the order of `all`: quick ones first.
@@ -34,18 +35,25 @@ def usage() -> str:
     return f"{__doc__}\nSuites:\n{suites}\n\nOptions of a suite: python -m benchmarks.run SUITE --help"
 
 
+def run_all(options: Sequence[str]) -> None:
+    """Every suite, whatever becomes of the others; ends the program with the names of those that failed."""
+    failed = []
+    began = time.monotonic()
+    for i, name in enumerate(SUITES, start=1):
+        print(f"\n== {name} ({i} of {len(SUITES)}, after {(time.monotonic() - began) / 60:.0f} minutes) ==", flush=True)
+        if subprocess.run([sys.executable, "-m", "benchmarks.run", name, *options], check=False).returncode:
+            failed.append(name)
+    print(f"\n{len(SUITES)} suites took {(time.monotonic() - began) / 60:.0f} minutes", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     suite, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if suite in ("-h", "--help"):
         print(usage())
     elif suite == "all":
-        failed = []
-        for name in SUITES:
-            print(f"\n== {name} ==", flush=True)
-            if subprocess.run([sys.executable, "-m", "benchmarks.run", name, *rest], check=False).returncode:
-                failed.append(name)
-        if failed:
-            sys.exit(f"failed: {', '.join(failed)}")
+        run_all(rest)
     elif suite in SUITES:
         importlib.import_module(f"benchmarks.{suite}").main(rest)
     else:
