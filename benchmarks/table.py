@@ -45,17 +45,23 @@ class Target:
         """The number to reach, in words."""
         return f"at most {self.at_most:g}" if self.at_least is None else f"at least {self.at_least:g}"
 
+    @property
+    def shown(self) -> str:
+        """The number measured, with as many digits as tell it from the one to reach: 1.055 misses 1.05, 1.05 does not."""
+        return next(text for text in (number(self.measured, digits) for digits in range(3, 18))
+                    if dataclasses.replace(self, measured=float(text.replace(",", ""))).met == self.met)  # fmt: skip
+
     def record(self) -> dict[str, Any]:
         """The target for programs."""
         return {**dataclasses.asdict(self), "met": self.met}
 
     def __str__(self) -> str:
-        return f"{self.text}: {number(self.measured)} (target: {self.bound}; {'met' if self.met else 'MISSED'})"
+        return f"{self.text}: {self.shown} (target: {self.bound}; {'met' if self.met else 'MISSED'})"
 
 
-def number(value: float) -> str:
-    """Three significant digits, never in exponents: 0.123, 1.23, 12.3, 123, 1,234."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+def number(value: float, digits: int = 3) -> str:
+    """So many significant digits, and all that are before the point: 0.123, 1.23, 12.3, 123, 1,234."""
+    return f"{value:,.{digits - 3}f}" if abs(value) >= 100 else f"{value:.{digits}g}"
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:

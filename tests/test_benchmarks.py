@@ -53,6 +53,20 @@ def test_targets_say_whether_they_are_met() -> None:
     assert "MISSED" in str(Target("slow-down", 1.4, at_most=1.3))
 
 
+@pytest.mark.parametrize(
+    ("measured", "at_most", "shown"),
+    [
+        (1.05, 1.05, "1.05"),
+        (1.0549, 1.05, "1.055"),
+        (1.05001, 1.05, "1.05001"),
+        (1.249, 1.25, "1.25"),
+        (100.4, 100, "100.4"),
+    ],
+)
+def test_a_missed_number_never_looks_met(measured: float, at_most: float, shown: str) -> None:
+    assert Target("slope", measured, at_most=at_most).shown == shown
+
+
 def test_written_table(comparison: Comparison, tmp_path) -> None:
     comparison.times["other"] = {}
     target = Target("stock ÷ ours", 35.0, at_least=20)

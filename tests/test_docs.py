@@ -18,6 +18,12 @@ def test_tables_in_the_readme_are_current() -> None:
     assert readme == tables.readme_with_tables(readme), "run `make tables`"
 
 
+def test_tables_of_what_was_measured_are_current() -> None:
+    page = (tables.ROOT / "docs" / "performance.md").read_text("utf-8")
+    assert page == tables.performance_with_table(page), "run `make tables`"
+    assert (tables.RESULTS / "README.md").read_text("utf-8") == tables.results_page(), "run `make tables`"
+
+
 def test_transfer_learning_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     """It runs as it is printed, and what it learned from sixty scans holds for the others."""
     pytest.importorskip("sklearn.datasets", reason="scikit-learn holds the images")
