@@ -6,6 +6,7 @@ Every series is a line in a log-log plot: its slope is the power of the quantity
 import argparse
 import dataclasses
 import functools
+import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -154,7 +155,20 @@ def _construction(point: Point) -> dict[str, Callable[[], Any]]:
 
         return step.get_concrete_function(x)
 
-    return {BUILD: lambda: _create(point), TRACE: trace}
+    return {BUILD: _without_collection(lambda: _create(point)), TRACE: _without_collection(trace)}
+
+
+def _without_collection(call: Callable[[], Any]) -> Callable[[], Any]:
+    """`call` with Python's collector of garbage off, as in `timeit`: a full one takes longer than a network, and falls on any."""
+
+    def called() -> Any:
+        gc.disable()
+        try:
+            return call()
+        finally:
+            gc.enable()
+
+    return called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +290,8 @@ def how(comparison: Comparison) -> str:
         "A slope is that of log time over log quantity, fitted by least squares to a round's fastest calls: the power of the "
         "quantity that the time grows with; median (smallest–largest) of the rounds. Milliseconds are medians of all calls; the "
         "residual is how far they are from their line at most. Train step: `train_on_batch`, SGD with momentum; inference: "
-        f"`predict_on_batch`. All places of a series take turns in one process with {e['threads']} threads, {e['rounds']} rounds. "
+        "`predict_on_batch`; building and tracing: without Python's collection of garbage. All places of a series take turns in "
+        f"one process with {e['threads']} threads, {e['rounds']} rounds. "
         f"{describe(e)}; {versions}."
     )
 

@@ -1,5 +1,7 @@
 """The suite on growth: its fit, its series, its page."""
 
+import gc
+
 import pytest
 
 from benchmarks import scaling
@@ -79,3 +81,10 @@ def test_measures_are_those_of_the_points(monkeypatch: pytest.MonkeyPatch) -> No
     operations = {operation.type for operation in traced.graph.get_operations()}
     assert {"Conv2D", "Conv2DBackpropFilter"} <= operations
     assert construction[f"{TRACE}, 3"]() is not traced
+
+
+def test_a_collection_of_garbage_is_nobodys_time() -> None:
+    assert scaling._without_collection(gc.isenabled)() is False
+    with pytest.raises(ZeroDivisionError):
+        scaling._without_collection(lambda: 1 / 0)()
+    assert gc.isenabled()
