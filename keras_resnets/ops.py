@@ -56,23 +56,35 @@ def conv2d(
         `(batch, out_height, out_width, filters)`.
     """
     if max(strides) > 1 and max(dilation) > 1 and not is_exporting():
-        # No backend of Keras takes both: the input is subsampled, or the output of the convolution at stride 1.
-        if padding == "same":
-            if None in x.shape[1:3]:
-                raise ValueError(
-                    f"padding 'same' with strides {strides} and dilation {dilation} needs a known height and width"
-                )
-            padding = tuple(same_pads(x.shape[1 + i], kernel.shape[i], strides[i], dilation[i]) for i in (0, 1))
-        x = pad2d(x, padding)
-        # Where the dilation is a multiple of the stride, all taps of all windows read one subsampled grid.
-        if all(d % s == 0 for d, s in zip(dilation, strides, strict=True)):
-            dilation = (dilation[0] // strides[0], dilation[1] // strides[1])
-            return conv2d(lowering.subsample(x, strides), kernel, (1, 1), NO_PADDING, dilation, groups)
-        return lowering.subsample(conv2d(x, kernel, (1, 1), NO_PADDING, dilation, groups), strides)
+        return _subsampled_conv2d(x, kernel, strides, padding, dilation, groups)
+    if _BACKEND == "tensorflow":
+        return _tensorflow_conv2d(x, kernel, strides, padding, dilation, groups, training)
+    x, mode = pad_unless_same(x, kernel.shape[:2], strides, dilation, padding)
+    return ops.conv(x, kernel, strides, mode, "channels_last", dilation)
+
+
+def _subsampled_conv2d(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any, groups: int) -> Any:
+    """Strides and dilation together, which no backend of Keras takes: the input is subsampled, or the output at stride 1."""
+    if padding == "same":
+        if None in x.shape[1:3]:
+            raise ValueError(
+                f"padding 'same' with strides {strides} and dilation {dilation} needs a known height and width"
+            )
+        padding = tuple(same_pads(x.shape[1 + i], kernel.shape[i], strides[i], dilation[i]) for i in (0, 1))
+    x = pad2d(x, padding)
+    # Where the dilation is a multiple of the stride, all taps of all windows read one subsampled grid.
+    if all(d % s == 0 for d, s in zip(dilation, strides, strict=True)):
+        dilation = (dilation[0] // strides[0], dilation[1] // strides[1])
+        return conv2d(lowering.subsample(x, strides), kernel, (1, 1), NO_PADDING, dilation, groups)
+    return lowering.subsample(conv2d(x, kernel, (1, 1), NO_PADDING, dilation, groups), strides)
+
+
+def _tensorflow_conv2d(
+    x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any, groups: int, training: bool
+) -> Any:
+    """The operator that is fastest where `x` will be computed, of those that have the gradients."""
     unpadded = x
     x, mode = pad_unless_same(x, kernel.shape[:2], strides, dilation, padding)
-    if _BACKEND != "tensorflow":
-        return ops.conv(x, kernel, strides, mode, "channels_last", dilation)
     grouped, dilated = groups > 1, max(dilation) > 1
     if grouped and groups == x.shape[-1] and _depthwise_works(strides, dilated):
         kernel = tf.reshape(kernel, (*kernel.shape[:2], groups, -1))
