@@ -19,7 +19,7 @@ help:
 	@echo "make test      the checks of every network and program (about 20 minutes)"
 	@echo "make test-all  the same and the long ones: large networks in double precision, runs killed at twenty moments"
 	@echo "make lint      style and types"
-	@echo "make bench     speed and memory beside stock Keras, timm, ONNX Runtime and OpenVINO (hours; 2 GB more)"
+	@echo "make bench     speed and memory beside stock Keras, timm, ONNX Runtime and OpenVINO (two hours or more; 2 GB)"
 	@echo "make export-all  every network in every format, and the table of what their proofs measured (a night)"
 	@echo "make tables    bring what is generated from the registry up to date, after adding a network"
 	@echo "make clean     remove what these targets made"
