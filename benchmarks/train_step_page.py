@@ -88,6 +88,7 @@ def bars(found: Records) -> Draw:
             panel.barh(places, [r.median for r in ratios if r is not None], 0.23, label=rival)
         panel.axvline(1, color="black", linewidth=0.8)
         panel.set(xscale="log", xlabel=f"time of {OURS} ÷ the rival's: below 1 is faster", yticks=range(len(found)))
+        panel.xaxis.set_major_formatter("{x:g}")
         panel.set_yticklabels(found)
         panel.invert_yaxis()
         figure.legend(loc="outside lower center", ncols=len(RIVALS))
